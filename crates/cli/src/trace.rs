@@ -1,0 +1,257 @@
+//! Traces: who asked for how many tokens when, as gzip or plain CSV, one request a row.
+//!
+//! Columns are found by their names in the first row; unknown ones are ignored. Rows are sorted by `t_ms`. A file is read
+//! in one pass with bounded memory, whatever its length: a line is at most [`MAX_LINE_BYTES`] long, and a quoted field may
+//! hold commas and doubled quotes but no line break.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+
+mod line;
+#[cfg(test)]
+mod tests;
+
+/// Longest line, in bytes without its end. Two names of 256 bytes, quoted and escaped, and six numbers fit.
+pub const MAX_LINE_BYTES: usize = 4096;
+
+/// Largest count or time in a trace: 2^40, the largest token count that a call may state.
+pub const MAX_COUNT: u64 = 1 << 40;
+
+/// Longest name, in bytes: the bound of the wire.
+const MAX_NAME_BYTES: usize = 256;
+
+/// Where a source does not say: the first token after this many milliseconds ...
+pub const FIRST_TOKEN_MS: u64 = 500;
+
+/// ... and then one token in this many: 40 a second.
+const TOKEN_MS: u64 = 25;
+
+/// One request of a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceRow {
+    /// Arrival, milliseconds from the start of the trace; never before the previous row's.
+    pub at_ms: u64,
+    /// Who is charged: 1 to 256 bytes, no control characters.
+    pub account: String,
+    /// The model: 1 to 256 bytes, no control characters.
+    pub model: String,
+    /// All prompt tokens, at least 1.
+    pub prompt_tokens: u64,
+    /// Of those, found in the prefix cache; at most `prompt_tokens`. `None`: the source does not say.
+    pub cached_prompt_tokens: Option<u64>,
+    /// Output tokens; 0 is normal.
+    pub generated_tokens: u64,
+    /// Arrival to last token, milliseconds. `None`: the source does not say.
+    pub stated_duration_ms: Option<u64>,
+}
+
+impl TraceRow {
+    /// Arrival to last token in milliseconds: as stated, else 0.5 s and 1/40 s for each generated token.
+    pub fn duration_ms(&self) -> u64 {
+        self.stated_duration_ms
+            .unwrap_or_else(|| FIRST_TOKEN_MS.saturating_add(self.generated_tokens.saturating_mul(TOKEN_MS)))
+    }
+
+    /// Cached prompt tokens; 0 where the source does not say (everything is uncached).
+    pub fn cached_tokens(&self) -> u64 {
+        self.cached_prompt_tokens.unwrap_or(0)
+    }
+}
+
+/// Why a trace could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The file cannot be opened or read, or its gzip data are damaged.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The trace.
+        path: PathBuf,
+        /// What the system or the decompressor said.
+        error: io::Error,
+    },
+    /// A line does not hold what it should.
+    #[error("{}:{line}: {fault}", path.display())]
+    Line {
+        /// The trace.
+        path: PathBuf,
+        /// The line's number in the decompressed text, from 1.
+        line: u64,
+        /// What is wrong with it.
+        fault: LineFault,
+    },
+}
+
+/// What is wrong with a line of a trace.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LineFault {
+    /// The file is empty.
+    #[error("expected a header row with the columns {}", line::REQUIRED.join(", "))]
+    NoHeader,
+    /// The header lacks a column.
+    #[error("the header has no column `{0}`")]
+    MissingColumn(&'static str),
+    /// The header has a column twice.
+    #[error("the header has the column `{0}` twice")]
+    RepeatedColumn(&'static str),
+    /// The line is longer than [`MAX_LINE_BYTES`].
+    #[error("the line is longer than {MAX_LINE_BYTES} bytes")]
+    TooLong,
+    /// The line is not UTF-8.
+    #[error("the line is not UTF-8 text")]
+    NotUtf8,
+    /// A quote is not closed, or something follows the closing one.
+    #[error("column {0}: a quoted field must end with a quote before the next comma or the end of the line")]
+    Quoting(usize),
+    /// More or fewer fields than the header has.
+    #[error("the row has {found} fields, the header has {expected}")]
+    FieldCount {
+        /// Fields of this row.
+        found: usize,
+        /// Fields of the header.
+        expected: usize,
+    },
+    /// A field that must not be empty is.
+    #[error("column `{0}`: is empty")]
+    Empty(&'static str),
+    /// Not digits alone.
+    #[error("column `{column}`: `{text}` is not a whole number")]
+    NotANumber {
+        /// The column's name.
+        column: &'static str,
+        /// What stands there, at most 40 characters of it.
+        text: String,
+    },
+    /// Above [`MAX_COUNT`].
+    #[error("column `{column}`: {text} is above 2^40")]
+    TooLarge {
+        /// The column's name.
+        column: &'static str,
+        /// What stands there, at most 40 characters of it.
+        text: String,
+    },
+    /// 0 prompt tokens.
+    #[error("column `prompt_tokens`: is 0; a request has at least one prompt token")]
+    NoPrompt,
+    /// More cached than prompt tokens.
+    #[error("column `cached_prompt_tokens`: {cached} is more than the {prompt} of `prompt_tokens`")]
+    CachedAbovePrompt {
+        /// What the row says is cached.
+        cached: u64,
+        /// What the row says is the prompt.
+        prompt: u64,
+    },
+    /// A name that the service would refuse.
+    #[error("column `{0}`: is longer than 256 bytes or has control characters")]
+    BadName(&'static str),
+    /// Earlier than the row before.
+    #[error("column `t_ms`: {at_ms} is before the {previous_ms} of the row before; sort the trace by `t_ms`")]
+    Unsorted {
+        /// This row's.
+        at_ms: u64,
+        /// The row before's.
+        previous_ms: u64,
+    },
+}
+
+/// The rows of a trace, in order. After the first error there are no more rows.
+pub struct TraceReader {
+    path: PathBuf,
+    lines: Box<dyn BufRead + Send>,
+    columns: line::Columns,
+    line: u64,
+    previous_ms: u64,
+    failed: bool,
+}
+
+/// What one pass over a trace finds: the length of the work ahead, and that all of it can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Requests.
+    pub rows: u64,
+    /// Arrival of the last one, milliseconds from the start of the trace.
+    pub last_arrival_ms: u64,
+}
+
+/// Reads the whole trace once and keeps nothing of it, so that a bad line is reported before anything is played.
+pub fn survey(path: &Path) -> Result<Survey, TraceError> {
+    TraceReader::open(path)?.try_fold(Survey::default(), |survey, row| {
+        Ok(Survey { rows: survey.rows + 1, last_arrival_ms: row?.at_ms })
+    })
+}
+
+impl TraceReader {
+    /// Opens a trace and reads its header. Whether it is compressed is seen by its first bytes, not by its name.
+    pub fn open(path: &Path) -> Result<Self, TraceError> {
+        let io_error = |error| TraceError::Io { path: path.to_owned(), error };
+        let mut file = BufReader::new(File::open(path).map_err(io_error)?);
+        let compressed = file.fill_buf().map_err(io_error)?.starts_with(&[0x1f, 0x8b]);
+        let lines: Box<dyn BufRead + Send> =
+            if compressed { Box::new(BufReader::new(MultiGzDecoder::new(file))) } else { Box::new(file) };
+        Self::new(path, lines)
+    }
+
+    /// Reads CSV from anything; `path` is the name that errors give.
+    pub fn new(path: &Path, lines: Box<dyn BufRead + Send>) -> Result<Self, TraceError> {
+        let columns = line::Columns::default();
+        let mut reader = Self { path: path.to_owned(), lines, columns, line: 0, previous_ms: 0, failed: false };
+        let header = reader.next_line()?.ok_or_else(|| reader.fault(LineFault::NoHeader))?;
+        reader.columns = line::Columns::parse(&header).map_err(|fault| reader.fault(fault))?;
+        Ok(reader)
+    }
+
+    fn next_row(&mut self) -> Result<Option<TraceRow>, TraceError> {
+        let Some(line) = self.next_line()? else { return Ok(None) };
+        let row = self.columns.parse_row(&line).map_err(|fault| self.fault(fault))?;
+        if row.at_ms < self.previous_ms {
+            return Err(self.fault(LineFault::Unsorted { at_ms: row.at_ms, previous_ms: self.previous_ms }));
+        }
+        self.previous_ms = row.at_ms;
+        Ok(Some(row))
+    }
+
+    /// The next line that is not empty, without its end; `None` at the end of the file.
+    fn next_line(&mut self) -> Result<Option<String>, TraceError> {
+        loop {
+            let mut bytes = Vec::new();
+            self.line += 1;
+            // Two more than a line may have: its end, and the byte that shows it to be too long.
+            let mut bounded = (&mut self.lines).take(MAX_LINE_BYTES as u64 + 2);
+            let read = bounded.read_until(b'\n', &mut bytes);
+            if read.map_err(|error| TraceError::Io { path: self.path.clone(), error })? == 0 {
+                return Ok(None);
+            }
+            while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+                bytes.pop();
+            }
+            if bytes.len() > MAX_LINE_BYTES {
+                return Err(self.fault(LineFault::TooLong));
+            }
+            if self.line == 1 && bytes.starts_with("\u{feff}".as_bytes()) {
+                bytes.drain(..'\u{feff}'.len_utf8());
+            }
+            if !bytes.is_empty() {
+                return String::from_utf8(bytes).map(Some).map_err(|_| self.fault(LineFault::NotUtf8));
+            }
+        }
+    }
+
+    fn fault(&self, fault: LineFault) -> TraceError {
+        TraceError::Line { path: self.path.clone(), line: self.line, fault }
+    }
+}
+
+impl Iterator for TraceReader {
+    type Item = Result<TraceRow, TraceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let row = self.next_row().transpose();
+        self.failed = matches!(row, Some(Err(_)));
+        row
+    }
+}

@@ -1,0 +1,170 @@
+//! What a window counts: tokens charged in the trailing 60 s, in sub-buckets of one second.
+//!
+//! Rejected: a token bucket of capacity = limit, which admits about twice the limit in its worst minute; two fixed minutes
+//! with interpolation, which errs on both sides; a log of every charge, which grows with the request rate. A sub-bucket
+//! leaves the window 60 s after its *newest* charge, so counting errs on the safe side only, by less than a second.
+
+use alloc::collections::VecDeque;
+use core::time::Duration;
+
+use crate::time::{MICROS_PER_SECOND, Timestamp, micros};
+use crate::window::WINDOW;
+
+/// Charges of `N` windows that are always charged at the same instants (the two prompt windows share theirs).
+///
+/// Holds at most 61 sub-buckets, none while idle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charges<const N: usize> {
+    /// Ascending in `second`, at most one for each second.
+    buckets: VecDeque<Bucket<N>>,
+    sum: [u64; N],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bucket<const N: usize> {
+    second: u64,
+    /// Its newest charge; within `second`.
+    newest: Timestamp,
+    tokens: [u64; N],
+}
+
+impl<const N: usize> Bucket<N> {
+    fn leaves_at(&self) -> Timestamp {
+        self.newest.after(WINDOW)
+    }
+}
+
+impl<const N: usize> Default for Charges<N> {
+    fn default() -> Self {
+        Self { buckets: VecDeque::new(), sum: [0; N] }
+    }
+}
+
+impl<const N: usize> Charges<N> {
+    /// Drops what has left the window at `now`. The other methods count what was in the window at the last call.
+    pub fn expire(&mut self, now: Timestamp) {
+        while let Some(oldest) = self.buckets.front().filter(|bucket| bucket.leaves_at() <= now) {
+            subtract(&mut self.sum, oldest.tokens);
+            self.buckets.pop_front();
+        }
+    }
+
+    /// Tokens in the window, per window; saturates.
+    #[must_use]
+    pub const fn sum(&self) -> [u64; N] {
+        self.sum
+    }
+
+    /// Whether nothing is in the window.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.buckets.is_empty()
+    }
+
+    /// Charges `tokens` at `at`, which may lie in the past but not before the window.
+    pub fn charge(&mut self, at: Timestamp, tokens: [u64; N]) {
+        let second = at.as_seconds();
+        let after = self.buckets.iter().rposition(|bucket| bucket.second <= second);
+        match after.and_then(|index| self.buckets.get_mut(index)).filter(|bucket| bucket.second == second) {
+            Some(bucket) => {
+                bucket.newest = bucket.newest.max(at);
+                add(&mut bucket.tokens, tokens);
+            }
+            None => self.buckets.insert(after.map_or(0, |index| index + 1), Bucket { second, newest: at, tokens }),
+        }
+        add(&mut self.sum, tokens);
+    }
+
+    /// Corrects what was charged at `at` from `from` to `to`, where that sub-bucket is still in the window; else answers
+    /// `false` and changes nothing. The time at which the sub-bucket leaves does not change.
+    pub fn correct(&mut self, at: Timestamp, from: [u64; N], to: [u64; N]) -> bool {
+        let Ok(index) = self.buckets.binary_search_by_key(&at.as_seconds(), |bucket| bucket.second) else { return false };
+        let bucket = &mut self.buckets[index];
+        // Both from the total, so that the sum stays the sum of its parts.
+        subtract(&mut self.sum, bucket.tokens);
+        subtract(&mut bucket.tokens, from);
+        add(&mut bucket.tokens, to);
+        add(&mut self.sum, bucket.tokens);
+        true
+    }
+
+    /// The sub-buckets in the order in which they leave: the instant, and the tokens that leave then.
+    pub fn departures(&self) -> impl Iterator<Item = (Timestamp, [u64; N])> + '_ {
+        self.buckets.iter().map(|bucket| (bucket.leaves_at(), bucket.tokens))
+    }
+
+    /// Time from `now` until the window would be empty if nothing came; zero if it is.
+    #[must_use]
+    pub fn reset_after(&self, now: Timestamp) -> Duration {
+        self.buckets.back().map_or(Duration::ZERO, |newest| newest.leaves_at().since(now))
+    }
+
+    /// Time from `now` until at most `room` tokens of window `index` are left in the window.
+    #[must_use]
+    pub fn wait_until_at_most(&self, index: usize, room: u64, now: Timestamp) -> Duration {
+        let mut left = self.sum[index];
+        if left <= room {
+            return Duration::ZERO;
+        }
+        for (at, tokens) in self.departures() {
+            left = left.saturating_sub(tokens[index]);
+            if left <= room {
+                return at.since(now);
+            }
+        }
+        WINDOW
+    }
+}
+
+impl Charges<1> {
+    /// Charges `tokens` that were produced evenly between `from` and `to` (contract C3): each second gets its share by time,
+    /// rounded down, and the newest one the remainder. What falls more than 60 s before `to` is not counted.
+    ///
+    /// O(60), however long the span.
+    pub fn spread(&mut self, from: Timestamp, to: Timestamp, tokens: u64) {
+        if tokens == 0 {
+            return;
+        }
+        let span = micros(to.since(from));
+        if span == 0 {
+            return self.charge(to, [tokens]);
+        }
+        let share = |micros: u64| {
+            // tokens * micros / span <= tokens, as micros <= span.
+            u64::try_from(u128::from(tokens) * u128::from(micros) / u128::from(span)).unwrap_or(u64::MAX)
+        };
+        let (first, last) = (from.as_seconds(), to.as_seconds());
+        if first == last {
+            return self.charge(to, [tokens]);
+        }
+        let first_share = share(micros(Timestamp::from_seconds(first + 1).since(from)));
+        let full_share = share(MICROS_PER_SECOND.min(span));
+        let before_last = first_share.saturating_add(full_share.saturating_mul(last - first - 1));
+        for second in first.max(last.saturating_sub(61))..last {
+            let newest = Timestamp::from_micros(Timestamp::from_seconds(second + 1).as_micros() - 1);
+            let tokens = if second == first { first_share } else { full_share };
+            if tokens > 0 && newest.after(WINDOW) > to {
+                self.charge(newest, [tokens]);
+            }
+        }
+        let remainder = tokens.saturating_sub(before_last);
+        if remainder > 0 {
+            self.charge(to, [remainder]);
+        }
+    }
+}
+
+fn add<const N: usize>(sum: &mut [u64; N], tokens: [u64; N]) {
+    for (sum, tokens) in sum.iter_mut().zip(tokens) {
+        *sum = sum.saturating_add(tokens);
+    }
+}
+
+fn subtract<const N: usize>(sum: &mut [u64; N], tokens: [u64; N]) {
+    for (sum, tokens) in sum.iter_mut().zip(tokens) {
+        *sum = sum.saturating_sub(tokens);
+    }
+}
+
+#[cfg(test)]
+mod tests;

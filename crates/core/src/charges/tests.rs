@@ -1,0 +1,99 @@
+use proptest::prelude::*;
+use std::vec::Vec;
+
+use super::*;
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(1_000_000 + millis)
+}
+
+#[test]
+fn a_charge_leaves_the_window_sixty_seconds_later_and_not_before() {
+    let mut charges = Charges::<1>::default();
+    charges.charge(at(250), [7]);
+    charges.expire(Timestamp::from_micros(at(60_250).as_micros() - 1));
+    assert_eq!(charges.sum(), [7]);
+    charges.expire(at(60_250));
+    assert_eq!(charges.sum(), [0]);
+    assert!(charges.is_empty());
+}
+
+#[test]
+fn a_sub_bucket_leaves_with_its_newest_charge() {
+    let mut charges = Charges::<2>::default();
+    charges.charge(at(100), [5, 1]);
+    charges.charge(at(900), [5, 1]);
+    charges.expire(at(60_899));
+    assert_eq!(charges.sum(), [10, 2], "counted up to 0.8 s too long, never too short");
+    charges.expire(at(60_900));
+    assert_eq!(charges.sum(), [0, 0]);
+}
+
+#[test]
+fn a_correction_reaches_the_admission_while_it_is_in_the_window_and_never_after() {
+    let mut charges = Charges::<1>::default();
+    charges.charge(at(0), [100]);
+    charges.correct(at(0), [100], [40]);
+    assert_eq!(charges.sum(), [40]);
+    charges.correct(at(0), [40], [90]);
+    assert_eq!(charges.sum(), [90]);
+    charges.expire(at(60_000));
+    charges.correct(at(0), [90], [200]);
+    assert_eq!(charges.sum(), [0]);
+}
+
+#[test]
+fn output_is_spread_evenly_and_the_remainder_is_newest() {
+    let mut charges = Charges::<1>::default();
+    charges.spread(at(500), at(3_500), 100);
+    let shares: Vec<_> = charges.departures().map(|(_, [tokens])| tokens).collect();
+    assert_eq!(shares, [16, 33, 33, 18], "half a second, two whole ones, half a second and the remainder");
+}
+
+#[test]
+fn output_older_than_a_minute_does_not_count() {
+    let mut charges = Charges::<1>::default();
+    charges.spread(at(0), at(120_000), 1_200);
+    assert_eq!(charges.sum(), [600]);
+}
+
+proptest! {
+    /// The window never counts less than the true trailing minute, nor a charge that is 61 s old.
+    #[test]
+    fn counting_errs_on_the_safe_side_by_less_than_a_second(
+        steps in prop::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..90_000), 1..80),
+    ) {
+        let (mut charges, mut now, mut log) = (Charges::<1>::default(), 100_000, Vec::new());
+        for (wait, tokens, back) in steps {
+            now += wait;
+            charges.expire(at(now));
+            let from = now - back;
+            charges.spread(at(from), at(now), tokens);
+            // The model: one entry for each millisecond-exact second's share, by the words of C3.
+            log.push((from, now, tokens));
+            let exact = |age: u64| -> f64 {
+                log.iter().map(|&(from, to, tokens)| {
+                    let cut = (now as f64) - (age as f64);
+                    if to == from { return if (to as f64) > cut { tokens as f64 } else { 0.0 }; }
+                    let inside = (to as f64 - cut.max(from as f64)).max(0.0);
+                    tokens as f64 * inside / (to - from) as f64
+                }).sum()
+            };
+            let counted = charges.sum()[0] as f64;
+            // A report rounds down in each second but the newest, so 61 tokens for each report is the rounding's bound.
+            let rounding = 61.0 * log.len() as f64;
+            prop_assert!(counted + rounding >= exact(60_000), "{counted} < {}", exact(60_000));
+            prop_assert!(counted <= exact(61_000) + rounding, "{counted} > {}", exact(61_000));
+            let parts: u64 = charges.departures().map(|(_, [tokens])| tokens).sum();
+            prop_assert_eq!(parts, charges.sum()[0]);
+        }
+    }
+
+    /// Nothing is lost between the report and the window: a spread of at most a minute counts in full.
+    #[test]
+    fn a_spread_within_the_minute_counts_in_full(back in 0_u64..59_000, tokens in 0_u64..1 << 40) {
+        let mut charges = Charges::<1>::default();
+        charges.spread(at(100_000 - back), at(100_000), tokens);
+        prop_assert_eq!(charges.sum()[0], tokens);
+    }
+}

@@ -1,0 +1,89 @@
+//! Which bounds and which law apply to a key (design: a decision, step 2).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::{DEFAULT_PROFILE, Override, Policy, UnknownAccounts, WindowBounds, merge};
+use crate::decision::Denial;
+use crate::key::KeyRef;
+use crate::law::{Bounds, LawParams};
+use crate::time::Timestamp;
+use crate::window::{PerWindow, Window};
+
+/// What applies to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Floor and ceiling of each window.
+    pub bounds: PerWindow<Bounds>,
+    /// How the limits move.
+    pub law: LawParams,
+    /// Whether somebody configured the account.
+    pub configured: bool,
+    /// Why every request of the account is refused, if it is.
+    pub refused: Option<Denial>,
+    /// Windows whose merged floor is above the merged ceiling: the floor won, as it is a promise to a customer.
+    pub floor_won: PerWindow<bool>,
+    /// Until when this holds if no policy is written: the next expiry of an override of the account.
+    pub valid_until: Timestamp,
+}
+
+impl Policy {
+    /// What applies to `key` at `now`: per window and side, the first of key override, override of the account on the model,
+    /// account override, the tier's bounds for the model, the model's, the tier's, the built-in ones that states one.
+    ///
+    /// Costs a look-up in each map, and one for each override of the account.
+    #[must_use]
+    pub fn resolve(&self, key: KeyRef<'_>, now: Timestamp) -> Resolved {
+        let account = self.accounts.get(key.account());
+        let tier_name = account.map(|account| account.tier.as_str()).filter(|tier| !tier.is_empty());
+        let tier = self.tiers.get(tier_name.unwrap_or(&self.default_tier));
+        let model = self.models.get(&(String::from(key.model()), String::from(key.variant())));
+        let tier_model = tier.and_then(|tier| {
+            tier.models.iter().find(|entry| entry.model == key.model() && entry.variant == key.variant())
+        });
+
+        let ids = self.overrides_of.get(key.account()).map_or(&[][..], Vec::as_slice);
+        let live = |entry: &&Override| entry.expires_at.is_none_or(|expires_at| now < expires_at);
+        let overrides = || ids.iter().filter_map(|id| self.overrides.get(id)).filter(live);
+        let at = |specificity: usize| {
+            let covers = |entry: &&Override| specificity_for(entry, key) == Some(specificity);
+            overrides().find(covers).map(|entry| &entry.bounds)
+        };
+        let sources: [Option<&WindowBounds>; 6] = [
+            at(2),
+            at(1),
+            at(0),
+            tier_model.map(|entry| &entry.bounds),
+            model.map(|model| &model.bounds),
+            tier.map(|tier| &tier.bounds),
+        ];
+        let merged = PerWindow::from_fn(|window: Window| merge(&sources, window));
+        let profile = model
+            .map(|model| model.law_profile.as_str())
+            .filter(|name| !name.is_empty())
+            .or_else(|| tier.map(|tier| tier.law_profile.as_str()).filter(|name| !name.is_empty()))
+            .unwrap_or(DEFAULT_PROFILE);
+        let refused = match account {
+            Some(account) => account.blocked.then_some(Denial::AccountBlocked),
+            None if self.unknown_accounts == UnknownAccounts::Forbidden => Some(Denial::UnknownAccount),
+            None => None,
+        };
+        Resolved {
+            bounds: merged.map(|(bounds, _)| bounds),
+            law: self.profiles.get(profile).copied().unwrap_or(LawParams::DEFAULT),
+            configured: account.is_some(),
+            refused,
+            floor_won: merged.map(|(_, floor_won)| floor_won),
+            valid_until: overrides().filter_map(|entry| entry.expires_at).min().unwrap_or(Timestamp::MAX),
+        }
+    }
+}
+
+/// How closely an override's scope names the key: 2 the key itself, 1 the account on the model, 0 the account; `None`: not.
+fn specificity_for(entry: &Override, key: KeyRef<'_>) -> Option<usize> {
+    match (&entry.scope.model, &entry.scope.variant) {
+        (None, _) => Some(0),
+        (Some(model), None) => (model == key.model()).then_some(1),
+        (Some(model), Some(variant)) => (model == key.model() && variant == key.variant()).then_some(2),
+    }
+}

@@ -1,0 +1,450 @@
+//! Writes: a new policy, or an error that names the field and changes nothing.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::{Account, Model, Override, Policy, Scope, Tier, WindowBounds, merge};
+use crate::key::{NameError, parse_name, parse_variant};
+use crate::time::Timestamp;
+use crate::window::{PerWindow, Window};
+
+/// Most accounts.
+const MOST_ACCOUNTS: usize = 1_000_000;
+/// Most tiers, models and overrides, of each.
+const MOST_ENTRIES: usize = 10_000;
+/// Most models in a tier.
+const MOST_MODELS_OF_TIER: usize = 1_000;
+/// Longest reason, in bytes.
+const MAX_REASON_BYTES: usize = 1_024;
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A tier.
+    Tier,
+    /// An account.
+    Account,
+    /// A model.
+    Model,
+    /// An override.
+    Override,
+}
+
+impl Kind {
+    /// Its name: `tier`, `account`, `model` or `override`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tier => "tier",
+            Self::Account => "account",
+            Self::Model => "model",
+            Self::Override => "override",
+        }
+    }
+}
+
+/// One entry of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// A tier.
+    Tier(Tier),
+    /// An account.
+    Account(Account),
+    /// A model.
+    Model(Model),
+    /// An override.
+    Override(Override),
+}
+
+/// A change of the policy. `expected_revision`, where given, must be the entry's revision, else nothing changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyWrite {
+    /// Adds an entry that must not exist. Its `revision` is not looked at.
+    Create(Written),
+    /// Replaces an entry that must exist by this one, whole. Its `revision` is not looked at.
+    Update {
+        /// The entry as it shall be.
+        entry: Written,
+        /// The revision that the caller read.
+        expected_revision: Option<u64>,
+    },
+    /// Removes an entry that must exist.
+    Delete {
+        /// Of which kind.
+        kind: Kind,
+        /// Its name; of an override, its id.
+        name: String,
+        /// A model's variant; empty otherwise.
+        variant: String,
+        /// The revision that the caller read.
+        expected_revision: Option<u64>,
+    },
+}
+
+/// A write that took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteResult {
+    /// The entry as it is now, with its revision; `None` once it was deleted.
+    pub written: Option<Written>,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// A merge in which the floor is above the ceiling, and wins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The window.
+    pub window: Window,
+    /// What was merged, for people.
+    pub with: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: merged with {}, the floor is above the ceiling; the floor wins", self.window.name(), self.with)
+    }
+}
+
+/// Why a write was refused; nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// The caller's: a field is out of range. Send another value.
+    Invalid {
+        /// Its path, such as `tier.bounds.prompt.floor_tpm`.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The caller's: there is no such entry.
+    NotFound {
+        /// Of which kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The caller's: there is such an entry already. Update it.
+    AlreadyExists {
+        /// Of which kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// Somebody else wrote in between. Read again, then decide again.
+    Stale {
+        /// What the caller read.
+        expected: u64,
+        /// What it is.
+        actual: u64,
+    },
+    /// The caller's: something else needs it.
+    InUse {
+        /// Of which kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// What needs it.
+        by: String,
+    },
+    /// Ours: there are as many entries of this kind as there may be.
+    Full {
+        /// Of which kind.
+        kind: Kind,
+        /// How many there may be.
+        most: usize,
+    },
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid { field, message } => write!(f, "{field} {message}"),
+            Self::NotFound { kind, name } => write!(f, "there is no {} {name:?}", kind.name()),
+            Self::AlreadyExists { kind, name } => write!(f, "there is a {} {name:?} already", kind.name()),
+            Self::Stale { expected, actual } => write!(f, "the revision is {actual}, not {expected}"),
+            Self::InUse { kind, name, by } => write!(f, "the {} {name:?} is used by {by}", kind.name()),
+            Self::Full { kind, most } => write!(f, "there are {most} {}s already, the most there may be", kind.name()),
+        }
+    }
+}
+
+impl core::error::Error for WriteError {}
+
+impl Policy {
+    /// The policy after `write`, and what was written.
+    ///
+    /// # Errors
+    /// [`WriteError`]; this policy is as it was either way.
+    pub fn apply(&self, write: PolicyWrite, now: Timestamp) -> Result<(Self, WriteResult), WriteError> {
+        let mut next = self.clone();
+        next.revision += 1;
+        let revision = next.revision;
+        let written = match write {
+            PolicyWrite::Create(entry) => {
+                self.check(&entry, now)?;
+                Some(next.put(entry, revision, Expect::Absent)?)
+            }
+            PolicyWrite::Update { entry, expected_revision } => {
+                self.check(&entry, now)?;
+                Some(next.put(entry, revision, Expect::Present(expected_revision))?)
+            }
+            PolicyWrite::Delete { kind, name, variant, expected_revision } => {
+                next.delete(kind, &name, &variant, expected_revision)?;
+                None
+            }
+        };
+        let warnings = written.as_ref().map(|written| next.warnings(written)).unwrap_or_default();
+        Ok((next, WriteResult { written, warnings }))
+    }
+
+    fn check(&self, entry: &Written, now: Timestamp) -> Result<(), WriteError> {
+        match entry {
+            Written::Tier(tier) => {
+                name("tier.name", &tier.name)?;
+                bounds("tier.bounds", &tier.bounds)?;
+                self.profile("tier.law_profile", &tier.law_profile)?;
+                if tier.models.len() > MOST_MODELS_OF_TIER {
+                    return invalid("tier.models", format!("must have at most {MOST_MODELS_OF_TIER} entries"));
+                }
+                for (index, model) in tier.models.iter().enumerate() {
+                    let path = format!("tier.models[{index}]");
+                    name(&format!("{path}.model"), &model.model)?;
+                    variant(&format!("{path}.variant"), &model.variant)?;
+                    bounds(&format!("{path}.bounds"), &model.bounds)?;
+                    let same = |other: &&super::ModelBounds| other.model == model.model && other.variant == model.variant;
+                    if tier.models[..index].iter().any(|other| same(&other)) {
+                        return invalid(&format!("{path}.model"), "names a model and variant for the second time");
+                    }
+                }
+                Ok(())
+            }
+            Written::Account(account) => {
+                name("account.name", &account.name)?;
+                if account.tier.is_empty() || self.tiers.contains_key(&account.tier) {
+                    return Ok(());
+                }
+                invalid("account.tier", format!("names no tier: {:?}", account.tier))
+            }
+            Written::Model(model) => {
+                name("model.name", &model.name)?;
+                variant("model.variant", &model.variant)?;
+                bounds("model.bounds", &model.bounds)?;
+                self.profile("model.law_profile", &model.law_profile)
+            }
+            Written::Override(entry) => {
+                name("override.override_id", &entry.id)?;
+                let Scope { account, model, variant: of } = &entry.scope;
+                name("override.scope.account", account)?;
+                if let Some(model) = model {
+                    name("override.scope.model", model)?;
+                }
+                if let Some(of) = of {
+                    variant("override.scope.variant", of)?;
+                    if model.is_none() {
+                        return invalid("override.scope.variant", "needs a model");
+                    }
+                }
+                bounds("override.bounds", &entry.bounds)?;
+                if entry.reason.len() > MAX_REASON_BYTES {
+                    return invalid("override.reason", format!("must have at most {MAX_REASON_BYTES} bytes"));
+                }
+                if entry.expires_at.is_some_and(|expires_at| expires_at <= now) {
+                    return invalid("override.expire_time", "must lie in the future");
+                }
+                let taken = |other: &Override| {
+                    other.id != entry.id
+                        && other.scope == entry.scope
+                        && other.expires_at.is_none_or(|expires_at| now < expires_at)
+                };
+                let ids = self.overrides_of.get(account).map_or(&[][..], Vec::as_slice);
+                match ids.iter().filter_map(|id| self.overrides.get(id)).find(|other| taken(other)) {
+                    Some(other) => {
+                        Err(WriteError::AlreadyExists { kind: Kind::Override, name: other.id.clone() })
+                    }
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn profile(&self, field: &str, name: &str) -> Result<(), WriteError> {
+        if name.is_empty() || self.profiles.contains_key(name) {
+            return Ok(());
+        }
+        invalid(field, format!("names no law profile: {name:?}"))
+    }
+
+    fn put(&mut self, entry: Written, revision: u64, expect: Expect) -> Result<Written, WriteError> {
+        Ok(match entry {
+            Written::Tier(tier) => {
+                let tier = Tier { revision, ..tier };
+                let old = self.tiers.get(&tier.name).map(|tier| tier.revision);
+                expect.check(Kind::Tier, &tier.name, old, self.tiers.len(), MOST_ENTRIES)?;
+                Arc::make_mut(&mut self.tiers).insert(tier.name.clone(), tier.clone());
+                Written::Tier(tier)
+            }
+            Written::Account(account) => {
+                let account = Account { revision, ..account };
+                let old = self.accounts.get(&account.name).map(|account| account.revision);
+                expect.check(Kind::Account, &account.name, old, self.accounts.len(), MOST_ACCOUNTS)?;
+                Arc::make_mut(&mut self.accounts).insert(account.name.clone(), account.clone());
+                Written::Account(account)
+            }
+            Written::Model(model) => {
+                let model = Model { revision, ..model };
+                let key = (model.name.clone(), model.variant.clone());
+                let old = self.models.get(&key).map(|model| model.revision);
+                expect.check(Kind::Model, &model.name, old, self.models.len(), MOST_ENTRIES)?;
+                Arc::make_mut(&mut self.models).insert(key, model.clone());
+                Written::Model(model)
+            }
+            Written::Override(entry) => {
+                let entry = Override { revision, ..entry };
+                let old = self.overrides.get(&entry.id).map(|old| (old.revision, old.scope.account.clone()));
+                let old_revision = old.as_ref().map(|(revision, _)| *revision);
+                expect.check(Kind::Override, &entry.id, old_revision, self.overrides.len(), MOST_ENTRIES)?;
+                if let Some((_, account)) = old {
+                    self.unlink(&account, &entry.id);
+                }
+                let of = Arc::make_mut(&mut self.overrides_of);
+                of.entry(entry.scope.account.clone()).or_default().push(entry.id.clone());
+                Arc::make_mut(&mut self.overrides).insert(entry.id.clone(), entry.clone());
+                Written::Override(entry)
+            }
+        })
+    }
+
+    fn delete(&mut self, kind: Kind, name: &str, variant: &str, expected: Option<u64>) -> Result<(), WriteError> {
+        let expect = Expect::Present(expected);
+        match kind {
+            Kind::Tier => {
+                expect.check(kind, name, self.tiers.get(name).map(|tier| tier.revision), 0, 1)?;
+                let by = if name == self.default_tier {
+                    Some(String::from("accounts that name no tier"))
+                } else {
+                    let user = self.accounts.values().find(|account| account.tier == name);
+                    user.map(|account| format!("account {:?}", account.name))
+                };
+                if let Some(by) = by {
+                    return Err(WriteError::InUse { kind, name: name.into(), by });
+                }
+                Arc::make_mut(&mut self.tiers).remove(name);
+            }
+            Kind::Account => {
+                expect.check(kind, name, self.accounts.get(name).map(|account| account.revision), 0, 1)?;
+                Arc::make_mut(&mut self.accounts).remove(name);
+            }
+            Kind::Model => {
+                let key = (String::from(name), String::from(variant));
+                expect.check(kind, name, self.models.get(&key).map(|model| model.revision), 0, 1)?;
+                Arc::make_mut(&mut self.models).remove(&key);
+            }
+            Kind::Override => {
+                let old = self.overrides.get(name).map(|old| (old.revision, old.scope.account.clone()));
+                expect.check(kind, name, old.as_ref().map(|(revision, _)| *revision), 0, 1)?;
+                if let Some((_, account)) = old {
+                    self.unlink(&account, name);
+                }
+                Arc::make_mut(&mut self.overrides).remove(name);
+            }
+        }
+        Ok(())
+    }
+
+    fn unlink(&mut self, account: &str, id: &str) {
+        let of: &mut BTreeMap<_, _> = Arc::make_mut(&mut self.overrides_of);
+        if let Some(ids) = of.get_mut(account) {
+            ids.retain(|known| known != id);
+            if ids.is_empty() {
+                of.remove(account);
+            }
+        }
+    }
+
+    /// Merges of the entry with what it is merged with most often, where the floor wins over the ceiling: a tier and its
+    /// models with each model, a model with each tier, an override with its account's tier.
+    fn warnings(&self, written: &Written) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let mut look = |sources: [Option<&WindowBounds>; 4], with: &dyn Fn() -> String| {
+            for window in Window::ALL {
+                if merge(&sources, window).1 {
+                    warnings.push(Warning { window, with: with() });
+                }
+            }
+        };
+        match written {
+            Written::Tier(tier) => {
+                look([None, None, None, Some(&tier.bounds)], &|| String::from("the built-in bounds"));
+                for model in self.models.values() {
+                    look([None, None, Some(&model.bounds), Some(&tier.bounds)], &|| format!("model {:?}", model.name));
+                }
+                for entry in &tier.models {
+                    let model = self.models.get(&(entry.model.clone(), entry.variant.clone()));
+                    let model = model.map(|model| &model.bounds);
+                    look([None, Some(&entry.bounds), model, Some(&tier.bounds)], &|| {
+                        format!("its own bounds for model {:?}", entry.model)
+                    });
+                }
+            }
+            Written::Model(model) => {
+                for tier in self.tiers.values() {
+                    look([None, None, Some(&model.bounds), Some(&tier.bounds)], &|| format!("tier {:?}", tier.name));
+                }
+            }
+            Written::Override(entry) => {
+                let account = self.accounts.get(&entry.scope.account);
+                let tier = account.map(|account| account.tier.as_str()).filter(|tier| !tier.is_empty());
+                let tier = self.tiers.get(tier.unwrap_or(&self.default_tier));
+                let bounds = tier.map(|tier| &tier.bounds);
+                look([Some(&entry.bounds), None, None, bounds], &|| String::from("its account's tier"));
+            }
+            Written::Account(_) => {}
+        }
+        warnings
+    }
+}
+
+/// Whether the entry must be there.
+enum Expect {
+    Absent,
+    Present(Option<u64>),
+}
+
+impl Expect {
+    fn check(&self, kind: Kind, name: &str, old: Option<u64>, count: usize, most: usize) -> Result<(), WriteError> {
+        match (self, old) {
+            (Self::Absent, Some(_)) => Err(WriteError::AlreadyExists { kind, name: name.into() }),
+            (Self::Absent, None) if count >= most => Err(WriteError::Full { kind, most }),
+            (Self::Present(_), None) => Err(WriteError::NotFound { kind, name: name.into() }),
+            (Self::Present(Some(expected)), Some(actual)) if *expected != actual => {
+                Err(WriteError::Stale { expected: *expected, actual })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn invalid<T>(field: &str, message: impl Into<String>) -> Result<T, WriteError> {
+    Err(WriteError::Invalid { field: field.into(), message: message.into() })
+}
+
+fn name(field: &str, text: &str) -> Result<(), WriteError> {
+    parse_name(text).map(|_| ()).or_else(|fault: NameError| invalid(field, format!("{fault}")))
+}
+
+fn variant(field: &str, text: &str) -> Result<(), WriteError> {
+    parse_variant(text).map(|_| ()).or_else(|fault| invalid(field, format!("{fault}")))
+}
+
+fn bounds(field: &str, bounds: &WindowBounds) -> Result<(), WriteError> {
+    let faults: PerWindow<_> = bounds.map(|bounds| bounds.fault());
+    for (window, fault) in faults.iter() {
+        if let Some((side, message)) = fault {
+            return invalid(&format!("{field}.{}.{side}", window.name()), *message);
+        }
+    }
+    Ok(())
+}

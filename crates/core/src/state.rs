@@ -1,0 +1,273 @@
+//! All that is known of one limit key: law, charges, holds, live reservations, forecast.
+//!
+//! Each method is one atomic step: the store calls it under the key's lock. Nothing here waits or looks at a clock; `now` of
+//! a key never goes back. What happens by itself (expiry, forgetting) happens at the next call or at [`KeyState::next_timer`],
+//! whichever is earlier, and reads the same either way.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::time::Duration;
+
+use crate::charges::Charges;
+use crate::decision::WindowStatus;
+use crate::forecast::{Figures, ForecastDefaults, margin};
+use crate::holds::Holds;
+use crate::law::{self, Bounds, EPOCH_SECONDS, Law, LawParams};
+use crate::reservation::{Ended, Issued, Number, Reservation, Stated};
+use crate::time::Timestamp;
+use crate::window::{PerWindow, WINDOW, Window};
+
+mod end;
+mod reserve;
+#[cfg(test)]
+mod tests;
+
+pub use end::{Booked, EndError, SettleCounts};
+pub use reserve::{RequestIdTaken, Reserve};
+
+/// What applies to a key at the moment of a call: inputs of every decision, not state.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Floor and ceiling of each window.
+    pub bounds: &'a PerWindow<Bounds>,
+    /// How the limits move.
+    pub law: &'a LawParams,
+    /// What requests of the key's model do; used until the key has figures of its own.
+    pub fallback: &'a Figures,
+    /// Safety margin and defaults of the forecast.
+    pub forecast: &'a ForecastDefaults,
+    /// The process that decides.
+    pub incarnation: u64,
+}
+
+/// Whether a key may be forgotten (contract C14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retention {
+    /// Never: it has live reservations, charges in the trailing minute, or a limit above its floor.
+    Needed,
+    /// If the table is full: it would lose what its limit has proven, or what it remembers of ended reservations.
+    Idle,
+    /// Always: nothing that anyone could observe is lost.
+    Default,
+}
+
+/// What happens at an instant without a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Expire(Number),
+    Forget(Number),
+    ForgetRequest(u128),
+}
+
+/// A request id in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KnownRequest {
+    number: Number,
+    stated: Stated,
+    admitted_at: Timestamp,
+}
+
+/// How long an idle key is left alone at most, in epochs.
+const LONGEST_NAP_EPOCHS: u64 = 10;
+
+/// Timers run by one call at most, so that a call's time under the lock is bounded; the rest wait for the next.
+const TIMERS_AT_ONCE: usize = 64;
+
+/// The state of one limit key.
+#[derive(Clone, Debug)]
+pub struct KeyState {
+    now: Timestamp,
+    phase_seconds: u64,
+    law: Law,
+    /// Prompt and uncached prompt: charged at the same instants.
+    prompt: Charges<2>,
+    generated: Charges<1>,
+    holds: Holds,
+    figures: Figures,
+    live: BTreeMap<Number, Reservation>,
+    ended: BTreeMap<Number, Ended>,
+    requests: BTreeMap<u128, KnownRequest>,
+    issued: Issued,
+    timers: BTreeSet<(Timestamp, Due)>,
+    /// Until when ids of this key's reservations are good.
+    ids_good_until: Timestamp,
+    expired: u64,
+}
+
+impl KeyState {
+    /// A key never seen before: every limit at its floor. `phase_seconds` is [`crate::key::KeyRef::phase_seconds`].
+    #[must_use]
+    pub fn new(now: Timestamp, phase_seconds: u64, bounds: &PerWindow<Bounds>) -> Self {
+        Self {
+            now,
+            phase_seconds,
+            law: Law::new(law::epoch_at(now, phase_seconds), bounds),
+            prompt: Charges::default(),
+            generated: Charges::default(),
+            holds: Holds::default(),
+            figures: Figures::default(),
+            live: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            issued: Issued::default(),
+            timers: BTreeSet::new(),
+            ids_good_until: Timestamp::ZERO,
+            expired: 0,
+        }
+    }
+
+    /// Moves to `now` under `rules`: the law, the windows, and what was due. An earlier instant moves nothing.
+    pub fn advance(&mut self, now: Timestamp, rules: &Rules<'_>) {
+        self.now = self.now.max(now);
+        self.law.advance(law::epoch_at(self.now, self.phase_seconds), rules.bounds, rules.law);
+        self.prompt.expire(self.now);
+        self.generated.expire(self.now);
+        self.holds.advance(self.now);
+        for _ in 0..TIMERS_AT_ONCE {
+            match self.timers.first() {
+                Some(&(at, due)) if at <= self.now => {
+                    self.timers.remove(&(at, due));
+                    self.on_due(due);
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// The windows as of the last [`KeyState::advance`].
+    #[must_use]
+    pub fn windows(&self, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
+        let limits = self.limits(rules);
+        let [prompt, uncached] = self.prompt.sum();
+        let used = PerWindow::new(prompt, uncached, self.generated.sum()[0]);
+        let prompt_reset = self.prompt.reset_after(self.now);
+        PerWindow::from_fn(|window| WindowStatus {
+            limit_tpm: limits[window],
+            effective_limit_tpm: limits[window],
+            floor_tpm: rules.bounds[window].floor_tpm(),
+            ceiling_tpm: rules.bounds[window].ceiling_tpm(),
+            used_tokens: used[window],
+            held_tokens: if window == Window::Generated { self.holds.held() } else { 0 },
+            remaining_tokens: self.room(window, limits[window], rules).unwrap_or(0),
+            reset_after: match window {
+                Window::Generated => self.generated.reset_after(self.now),
+                Window::Prompt | Window::UncachedPrompt if used[window] == 0 => Duration::ZERO,
+                Window::Prompt | Window::UncachedPrompt => prompt_reset,
+            },
+            binding: false,
+        })
+    }
+
+    /// The published limits.
+    #[must_use]
+    pub fn limits(&self, rules: &Rules<'_>) -> PerWindow<u64> {
+        PerWindow::from_fn(|window| self.law.limit_tpm(window, &rules.bounds[window]))
+    }
+
+    /// The largest ask of `window` that fits now (contract C1); `None` where not even nothing fits.
+    fn room(&self, window: Window, limit_tpm: u64, rules: &Rules<'_>) -> Option<u64> {
+        let [prompt, uncached] = self.prompt.sum();
+        match window {
+            Window::Prompt => limit_tpm.checked_sub(prompt),
+            Window::UncachedPrompt => limit_tpm.checked_sub(uncached),
+            Window::Generated => {
+                limit_tpm.checked_sub(self.peak()).map(|room| room.saturating_sub(self.margin(rules)))
+            }
+        }
+    }
+
+    /// The most that the generated window is expected to carry at any instant of the coming minute, if nothing is admitted:
+    /// what is charged and has not left by then, and what the holds expect to have been produced by then.
+    fn peak(&self) -> u64 {
+        if self.holds.is_empty() {
+            return self.generated.sum()[0];
+        }
+        let mut charged = self.generated.sum()[0];
+        let mut departures = self.generated.departures().peekable();
+        let mut peak = charged;
+        for (second, produced) in (self.now.as_seconds()..=self.now.after(WINDOW).as_seconds()).zip(self.holds.production()) {
+            while let Some((_, [tokens])) = departures.next_if(|(at, _)| *at <= Timestamp::from_seconds(second)) {
+                charged = charged.saturating_sub(tokens);
+            }
+            peak = peak.max(charged.saturating_add(produced));
+        }
+        peak
+    }
+
+    fn margin(&self, rules: &Rules<'_>) -> u64 {
+        if self.holds.is_empty() { 0 } else { margin(rules.forecast, self.holds.variance(), self.holds.held()) }
+    }
+
+    /// When [`KeyState::advance`] has something to do without a call; `None`: never.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.first().map(|&(at, _)| at)
+    }
+
+    /// Whether the key may be forgotten, as of the last [`KeyState::advance`].
+    #[must_use]
+    pub fn retention(&self, rules: &Rules<'_>) -> Retention {
+        let limits = self.limits(rules);
+        let raised = Window::ALL.into_iter().any(|window| limits[window] > rules.bounds[window].floor_tpm());
+        if raised || !self.live.is_empty() || !self.prompt.is_empty() || !self.generated.is_empty() {
+            Retention::Needed
+        } else if self.now <= self.ids_good_until || self.remembered() > 0 || !self.law.is_default(rules.bounds) {
+            Retention::Idle
+        } else {
+            Retention::Default
+        }
+    }
+
+    /// When the retention may next change, if nobody calls: a guess that is never later than it does by more than a minute.
+    #[must_use]
+    pub fn idle_after(&self, rules: &Rules<'_>) -> Timestamp {
+        let charges = self.prompt.reset_after(self.now).max(self.generated.reset_after(self.now));
+        if !charges.is_zero() {
+            return self.now.after(charges);
+        }
+        // Bounded, because a change of bounds can bring a limit to its floor at any time.
+        let epochs = self.law.epochs_to_default(rules.bounds, rules.law).clamp(1, LONGEST_NAP_EPOCHS);
+        self.now.after(Duration::from_secs(EPOCH_SECONDS * epochs))
+    }
+
+    /// Whether decisions still look at [`Rules::fallback`].
+    #[must_use]
+    pub const fn needs_fallback(&self) -> bool {
+        !self.figures.is_trusted()
+    }
+
+    /// Live reservations.
+    #[must_use]
+    pub fn reservations(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Tokens held for output, as of the last call.
+    #[must_use]
+    pub fn held_tokens(&self) -> u64 {
+        self.holds.held()
+    }
+
+    /// Ended reservations and request ids that are remembered one by one.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.ended.len() + self.requests.len()
+    }
+
+    /// Forgets what would be forgotten next, before its time; `false` if nothing is remembered.
+    pub fn forget_one(&mut self) -> bool {
+        let next = self.timers.iter().find(|(_, due)| !matches!(due, Due::Expire(_))).copied();
+        let Some(timer) = next else { return false };
+        self.timers.remove(&timer);
+        match timer.1 {
+            Due::Expire(_) => {}
+            Due::Forget(number) => drop(self.ended.remove(&number)),
+            Due::ForgetRequest(id) => drop(self.requests.remove(&id)),
+        }
+        true
+    }
+
+    /// Reservations that expired since the last call of this method.
+    pub fn take_expired(&mut self) -> u64 {
+        core::mem::take(&mut self.expired)
+    }
+}

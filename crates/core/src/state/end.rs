@@ -1,0 +1,264 @@
+//! What comes after an ALLOW: progress, settlement, release, expiry.
+
+use alloc::boxed::Box;
+
+use super::{Due, KeyState, Rules};
+use crate::decision::SettleOutcome;
+use crate::forecast::Sample;
+use crate::holds::Hold;
+use crate::reservation::{Ended, MEMORY, Number, Reservation, Ticket};
+use crate::time::Timestamp;
+use crate::window::{PerWindow, Tokens, WINDOW};
+
+/// What a settlement states: totals for the whole request, each at most 2^40.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettleCounts {
+    /// Prompt tokens; `None`: as admitted.
+    pub prompt_tokens: Option<u64>,
+    /// Cached prompt tokens; `None`: as admitted. More than the prompt count as all of it.
+    pub cached_prompt_tokens: Option<u64>,
+    /// Generated tokens; `None`: as last reported, else 0. Fewer than reported before change nothing.
+    pub generated_tokens: Option<u64>,
+}
+
+/// What a progress report or a settlement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Booked {
+    /// Whether it took effect.
+    pub outcome: SettleOutcome,
+    /// Whether a stated cached > prompt was counted as cached = prompt.
+    pub clamped: bool,
+    /// Tokens that this call stated for the first time.
+    pub tokens: Tokens,
+    /// What the key's model can learn from it.
+    pub sample: Option<Sample>,
+}
+
+impl Booked {
+    const DUPLICATE: Self =
+        Self { outcome: SettleOutcome::Duplicate, clamped: false, tokens: Tokens::new(0, 0, 0), sample: None };
+}
+
+/// Why a reservation could not be reported on, settled or released; nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndError {
+    /// Progress on a reservation that has ended, or that is not known here: settle it.
+    Ended,
+    /// It is no longer remembered; its tokens are not booked.
+    TooLate,
+}
+
+/// What is known of a reservation.
+enum Known {
+    Live,
+    Settled,
+    /// Released or expired: its tokens may still come.
+    Unsettled,
+    /// Issued by a process of which this store has no record.
+    Unknown,
+    Forgotten,
+}
+
+impl KeyState {
+    /// Books `generated_tokens`, the total since admission, and renews the TTL (C3, C7). A total that is not larger than
+    /// what is known changes nothing.
+    ///
+    /// # Errors
+    /// [`EndError`], and nothing changed.
+    pub fn report_progress(
+        &mut self,
+        now: Timestamp,
+        rules: &Rules<'_>,
+        ticket: &Ticket,
+        generated_tokens: u64,
+    ) -> Result<Booked, EndError> {
+        self.advance(now, rules);
+        if let Known::Forgotten = self.known(ticket, rules) {
+            return Err(EndError::TooLate);
+        }
+        let mut live = self.live.remove(&ticket.number).ok_or(EndError::Ended)?;
+        let booked = if generated_tokens > live.generated {
+            let prompt = live.charged;
+            let tokens = self.book(&mut live, prompt, generated_tokens);
+            live.expires_at = self.now.after(live.ttl);
+            self.revise(&mut live, rules);
+            Booked { outcome: SettleOutcome::Applied, clamped: false, tokens, sample: None }
+        } else {
+            Booked::DUPLICATE
+        };
+        self.live.insert(ticket.number, live);
+        Ok(booked)
+    }
+
+    /// Ends the reservation with what was used; the first settlement wins (C6).
+    ///
+    /// # Errors
+    /// [`EndError::TooLate`], and nothing changed.
+    pub fn settle(
+        &mut self,
+        now: Timestamp,
+        rules: &Rules<'_>,
+        ticket: &Ticket,
+        counts: &SettleCounts,
+    ) -> Result<Booked, EndError> {
+        self.advance(now, rules);
+        let number = ticket.number;
+        let known = self.known(ticket, rules);
+        let (outcome, reservation) = match known {
+            Known::Forgotten => return Err(EndError::TooLate),
+            Known::Settled => return Ok(Booked::DUPLICATE),
+            Known::Live => (SettleOutcome::Applied, self.take_live(number)),
+            Known::Unsettled => {
+                let unsettled = self.ended.get_mut(&number).and_then(|ended| ended.unsettled.take());
+                (SettleOutcome::Late, unsettled.map(|unsettled| *unsettled))
+            }
+            Known::Unknown => (SettleOutcome::Late, Some(Reservation::unknown(ticket))),
+        };
+        let Some(mut reservation) = reservation else { return Ok(Booked::DUPLICATE) };
+        let (prompt, clamped) = final_prompt(counts, ticket);
+        let generated = counts.generated_tokens.unwrap_or(reservation.generated);
+        let tokens = self.book(&mut reservation, prompt, generated);
+        // A record is needed only where neither the issued numbers nor the time in the id will tell.
+        let outlived = self.now > ticket.admitted_at.after(ticket.ttl);
+        if !self.ended.contains_key(&number) && (outlived || !self.issued.contains(number)) {
+            self.remember(number, reservation.expires_at.max(self.now), None);
+        }
+        let used = Tokens::new(prompt[0], prompt[1], reservation.generated);
+        let sample = Sample { used, duration: self.now.since(reservation.admitted_at) };
+        // A late one says nothing about pace, and may be as old as it likes.
+        let sample = matches!(known, Known::Live).then_some(sample);
+        if let Some(sample) = &sample {
+            self.figures.on_settled(sample);
+        }
+        Ok(Booked { outcome, clamped, tokens, sample })
+    }
+
+    /// Ends the reservation with nothing used (C6): the prompt charge and the hold return. Where progress has shown that the
+    /// prompt was used after all, the prompt and what was reported stay.
+    ///
+    /// # Errors
+    /// [`EndError::TooLate`], and nothing changed.
+    pub fn release(&mut self, now: Timestamp, rules: &Rules<'_>, ticket: &Ticket) -> Result<SettleOutcome, EndError> {
+        self.advance(now, rules);
+        if let Known::Forgotten = self.known(ticket, rules) {
+            return Err(EndError::TooLate);
+        }
+        let Some(mut live) = self.take_live(ticket.number) else { return Ok(SettleOutcome::Duplicate) };
+        if live.counted == [0, 0] {
+            self.prompt.correct(live.admitted_at, live.charged, [0, 0]);
+            live.charged = [0, 0];
+        }
+        self.remember(ticket.number, live.expires_at, Some(Box::new(live)));
+        Ok(SettleOutcome::Applied)
+    }
+
+    pub(super) fn on_due(&mut self, due: Due) {
+        match due {
+            Due::Expire(number) => self.on_expiry(number),
+            Due::Forget(number) => drop(self.ended.remove(&number)),
+            Due::ForgetRequest(id) => {
+                let Some(known) = self.requests.get(&id) else { return };
+                let until = match (self.live.get(&known.number), self.ended.get(&known.number)) {
+                    (Some(live), _) => live.expires_at.after(MEMORY),
+                    (None, Some(ended)) => ended.until,
+                    (None, None) => self.now,
+                };
+                if until > self.now {
+                    self.timers.insert((until, due));
+                } else {
+                    self.requests.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// The timer of a reservation, which may have been renewed since it was set.
+    fn on_expiry(&mut self, number: Number) {
+        let Some(live) = self.live.get_mut(&number) else { return };
+        if live.expires_at > self.now {
+            live.timer_at = live.expires_at;
+            self.timers.insert((live.timer_at, Due::Expire(number)));
+        } else if let Some(live) = self.take_live(number) {
+            self.expired += 1;
+            self.remember(number, live.expires_at, Some(Box::new(live)));
+        }
+    }
+
+    fn known(&mut self, ticket: &Ticket, rules: &Rules<'_>) -> Known {
+        let number = ticket.number;
+        if self.live.get(&number).is_some_and(|live| live.expires_at <= self.now) {
+            self.on_expiry(number);
+        }
+        if self.live.contains_key(&number) {
+            return Known::Live;
+        }
+        match self.ended.get(&number) {
+            Some(ended) if ended.until <= self.now => Known::Forgotten,
+            Some(ended) if ended.unsettled.is_some() => Known::Unsettled,
+            Some(_) => Known::Settled,
+            None if self.now > ticket.good_until() => Known::Forgotten,
+            None if self.issued.contains(number) => Known::Settled,
+            None if number.incarnation == rules.incarnation => Known::Forgotten,
+            None => Known::Unknown,
+        }
+    }
+
+    /// Takes a reservation out of the live ones, with its hold and its timer.
+    fn take_live(&mut self, number: Number) -> Option<Reservation> {
+        let live = self.live.remove(&number)?;
+        self.holds.remove(&live.hold);
+        self.timers.remove(&(live.timer_at, Due::Expire(number)));
+        Some(Reservation { hold: Hold::default(), ..live })
+    }
+
+    fn remember(&mut self, number: Number, ended_at: Timestamp, unsettled: Option<Box<Reservation>>) {
+        let until = ended_at.after(MEMORY);
+        self.ended.insert(number, Ended { until, unsettled });
+        self.timers.insert((until, Due::Forget(number)));
+    }
+
+    /// Charges what is new, each token when it happened (C3), and tells the law what is stated for the first time.
+    fn book(&mut self, reservation: &mut Reservation, prompt: [u64; 2], generated: u64) -> Tokens {
+        let admitted_at = reservation.admitted_at.min(self.now);
+        let in_window = admitted_at.after(WINDOW) > self.now;
+        if !self.prompt.correct(admitted_at, reservation.charged, prompt) && in_window && prompt != [0, 0] {
+            self.prompt.charge(admitted_at, prompt);
+        }
+        reservation.charged = prompt;
+        let produced = generated.saturating_sub(reservation.generated);
+        self.generated.spread(reservation.reported_at.min(self.now), self.now, produced);
+        reservation.generated += produced;
+        reservation.reported_at = self.now;
+
+        let [counted_prompt, counted_uncached] = reservation.counted;
+        let tokens = Tokens::new(
+            prompt[0].saturating_sub(counted_prompt),
+            prompt[1].saturating_sub(counted_uncached),
+            produced,
+        );
+        reservation.counted = [prompt[0].max(counted_prompt), prompt[1].max(counted_uncached)];
+        self.law.on_settled(tokens, PerWindow::default());
+        tokens
+    }
+
+    /// Replaces the hold by what the stream is expected to produce from here on.
+    fn revise(&mut self, live: &mut Reservation, rules: &Rules<'_>) {
+        let figures = self.figures.or(rules.fallback);
+        let declared = live.stated.and_then(|stated| stated.max_generated_tokens);
+        let remaining = figures.remaining_tokens(live.reserved.generated, live.generated, declared);
+        let variance = figures.variance(remaining, live.generated, declared);
+        let duration = figures.duration(remaining, live.generated, self.now.since(live.admitted_at));
+        let hold = Hold::new(remaining, variance.into(), live.admitted_at, self.now, duration);
+        self.holds.remove(&live.hold);
+        self.holds.insert(&hold);
+        live.hold = hold;
+    }
+}
+
+/// The prompt that a settlement states or implies, total and uncached, and whether a stated cached count was cut to it.
+fn final_prompt(counts: &SettleCounts, ticket: &Ticket) -> ([u64; 2], bool) {
+    let admitted = ticket.reserved;
+    let prompt = counts.prompt_tokens.unwrap_or(admitted.prompt);
+    let cached = counts.cached_prompt_tokens.unwrap_or(admitted.prompt.saturating_sub(admitted.uncached_prompt));
+    ([prompt, prompt.saturating_sub(cached)], counts.cached_prompt_tokens.is_some_and(|cached| cached > prompt))
+}

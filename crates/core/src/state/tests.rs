@@ -1,0 +1,601 @@
+use proptest::prelude::*;
+use std::vec::Vec;
+
+use super::*;
+use crate::MAX_TOKENS;
+use crate::ask::Request;
+use crate::decision::{Answer, Bound, Denial, ServiceTier, SettleOutcome};
+use crate::key::KeyRef;
+use crate::reservation::{MEMORY, Ticket};
+use crate::window::Tokens;
+
+const START: u64 = 1_700_000_000;
+const INCARNATION: u64 = 7;
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(START * 1_000 + millis)
+}
+
+/// One key under fixed bounds, with a clock that tests move by hand.
+struct Key {
+    state: KeyState,
+    bounds: PerWindow<Bounds>,
+    law: LawParams,
+    forecast: ForecastDefaults,
+    fallback: Figures,
+    now: u64,
+    next: u64,
+}
+
+impl Key {
+    fn new(limit: Tokens) -> Self {
+        Self::between(limit, limit)
+    }
+
+    fn between(floor: Tokens, ceiling: Tokens) -> Self {
+        let bounds = PerWindow::from_fn(|window| Bounds::new(floor[window], ceiling[window]).expect("in range"));
+        let forecast = ForecastDefaults { generated_tokens: 100, ..ForecastDefaults::default() };
+        let state = KeyState::new(at(0), 0, &bounds);
+        let fallback = Figures::from_defaults(&forecast);
+        Self { state, bounds, law: LawParams::DEFAULT, forecast, fallback, now: 0, next: 1 }
+    }
+
+    fn call<T>(&mut self, step: impl FnOnce(&mut KeyState, Timestamp, &Rules<'_>) -> T) -> T {
+        let rules = Rules {
+            bounds: &self.bounds,
+            law: &self.law,
+            fallback: &self.fallback,
+            forecast: &self.forecast,
+            incarnation: INCARNATION,
+        };
+        step(&mut self.state, at(self.now), &rules)
+    }
+
+    fn try_ask(&mut self, request: &Request<'_>, id: Option<u128>) -> Result<Answer, RequestIdTaken> {
+        let number = Number { incarnation: INCARNATION, sequence: self.next };
+        self.next += 1;
+        let reserve = Reserve { request, request_id: id, most_reservations: 100 };
+        self.call(|state, now, rules| state.reserve(now, rules, &reserve, || Ok(number)))
+    }
+
+    fn ask(&mut self, request: &Request<'_>) -> Answer {
+        self.try_ask(request, None).expect("no request id")
+    }
+
+    fn admit(&mut self, request: &Request<'_>) -> Ticket {
+        ticket(&self.ask(request), request)
+    }
+
+    fn settle(&mut self, ticket: &Ticket, generated: u64) -> Result<SettleOutcome, EndError> {
+        let counts = SettleCounts { generated_tokens: Some(generated), ..SettleCounts::default() };
+        self.settle_counts(ticket, &counts).map(|booked| booked.outcome)
+    }
+
+    fn settle_counts(&mut self, ticket: &Ticket, counts: &SettleCounts) -> Result<Booked, EndError> {
+        self.call(|state, now, rules| state.settle(now, rules, ticket, counts))
+    }
+
+    fn progress(&mut self, ticket: &Ticket, generated: u64) -> Result<SettleOutcome, EndError> {
+        let booked = self.call(|state, now, rules| state.report_progress(now, rules, ticket, generated));
+        booked.map(|booked| booked.outcome)
+    }
+
+    fn release(&mut self, ticket: &Ticket) -> Result<SettleOutcome, EndError> {
+        self.call(|state, now, rules| state.release(now, rules, ticket))
+    }
+
+    fn windows(&mut self) -> PerWindow<WindowStatus> {
+        self.call(|state, now, rules| {
+            state.advance(now, rules);
+            state.windows(rules)
+        })
+    }
+
+    fn used(&mut self) -> Tokens {
+        self.windows().map(|status| status.used_tokens)
+    }
+}
+
+fn ticket(answer: &Answer, request: &Request<'_>) -> Ticket {
+    let allowed = answer.outcome.expect("admitted");
+    Ticket {
+        number: allowed.number,
+        admitted_at: allowed.admitted_at,
+        ttl: request.ttl,
+        reserved: allowed.reserved,
+    }
+}
+
+fn request(prompt: u64, cached: u64, declared: u64) -> Request<'static> {
+    Request {
+        key: KeyRef::new("acme", "opus", "").expect("well formed"),
+        prompt_tokens: prompt,
+        cached_prompt_tokens: Some(cached),
+        max_generated_tokens: Some(declared),
+        service_tier: ServiceTier::Standard,
+        request_id: None,
+        ttl: Duration::from_secs(600),
+    }
+}
+
+const LIMIT: Tokens = Tokens::new(1_000, 500, 300);
+
+fn denial(answer: &Answer) -> Option<Denial> {
+    answer.outcome.err().map(|denied| denied.denial)
+}
+
+#[test]
+fn a_burst_within_the_minute_passes_and_the_token_above_it_does_not() {
+    let mut key = Key::new(LIMIT);
+    key.admit(&request(1_000, 600, 0));
+    let answer = key.ask(&request(1, 1, 0));
+    assert_eq!(denial(&answer), Some(Denial::WindowFull));
+    assert!(answer.windows.prompt.binding && !answer.windows.uncached_prompt.binding);
+}
+
+#[test]
+fn a_denial_charges_no_window_not_even_the_ones_with_room() {
+    let mut key = Key::new(LIMIT);
+    key.admit(&request(900, 900, 10));
+    let before = key.windows();
+    let answer = key.ask(&request(200, 0, 10));
+    assert_eq!(denial(&answer), Some(Denial::WindowFull));
+    assert_eq!(key.windows(), before);
+}
+
+#[test]
+fn above_the_ceiling_is_never_and_above_the_limit_is_not_today() {
+    let mut key = Key::between(LIMIT, LIMIT.map(|limit| limit * 3));
+    let answer = key.ask(&request(3_001, 3_001, 0));
+    assert_eq!(denial(&answer), Some(Denial::NeverFits));
+    assert_eq!(answer.outcome.expect_err("denied").retry_after, None);
+    let answer = key.ask(&request(1_001, 1_001, 0));
+    assert_eq!(denial(&answer), Some(Denial::ExceedsCurrentLimit));
+    let wait = answer.outcome.expect_err("denied").retry_after.expect("the law's next minute");
+    assert!(wait <= WINDOW && !wait.is_zero());
+    // Judged by stated numbers: a forecast far above the ceiling denies nobody on an idle window.
+    key.forecast.generated_tokens = 1 << 30;
+    key.fallback = Figures::from_defaults(&key.forecast);
+    let unknown = Request { cached_prompt_tokens: None, max_generated_tokens: None, ..request(1_000, 0, 0) };
+    let answer = key.ask(&unknown);
+    assert_eq!(answer.outcome.map(|allowed| allowed.reserved), Ok(Tokens::new(1_000, 500, 300)));
+}
+
+#[test]
+fn settling_replaces_the_hold_and_corrects_the_prompt_where_it_was_charged() {
+    let mut key = Key::new(LIMIT);
+    let ticket = key.admit(&request(400, 0, 50));
+    assert_eq!(key.windows().generated.held_tokens, 50);
+    key.now = 5_000;
+    let counts = SettleCounts {
+        prompt_tokens: Some(300),
+        cached_prompt_tokens: Some(100),
+        generated_tokens: Some(20),
+    };
+    let booked = key.settle_counts(&ticket, &counts).expect("live");
+    assert_eq!((booked.outcome, booked.tokens), (SettleOutcome::Applied, Tokens::new(300, 200, 20)));
+    assert_eq!(key.used(), Tokens::new(300, 200, 20));
+    assert_eq!(key.windows().generated.held_tokens, 0);
+    key.now = 60_000;
+    assert_eq!(key.used().prompt, 0, "the prompt ages from its admission");
+    assert!(key.used().generated > 0, "the output ages from its production");
+}
+
+#[test]
+fn use_beyond_the_hold_is_charged_in_full_and_delays_what_follows() {
+    let mut key = Key::new(LIMIT);
+    let ticket = key.admit(&request(1, 0, 10));
+    key.now = 10_000;
+    assert_eq!(key.settle(&ticket, 450), Ok(SettleOutcome::Applied));
+    assert_eq!(key.windows().generated.used_tokens, 450);
+    assert_eq!(key.windows().generated.remaining_tokens, 0);
+    assert_eq!(denial(&key.ask(&request(1, 0, 1))), Some(Denial::WindowFull));
+    assert_eq!(denial(&key.ask(&request(1, 0, 0))), Some(Denial::WindowFull), "nothing at all is admitted");
+}
+
+#[test]
+fn cached_above_the_prompt_is_counted_as_all_of_it_at_settlement_and_flagged() {
+    let mut key = Key::new(LIMIT);
+    let ticket = key.admit(&request(100, 0, 10));
+    let counts = SettleCounts { cached_prompt_tokens: Some(101), ..SettleCounts::default() };
+    let booked = key.settle_counts(&ticket, &counts).expect("live");
+    assert!(booked.clamped);
+    assert_eq!(key.used(), Tokens::new(100, 0, 0));
+}
+
+#[test]
+fn the_first_settlement_wins() {
+    let mut key = Key::new(LIMIT);
+    let ticket = key.admit(&request(100, 0, 10));
+    assert_eq!(key.settle(&ticket, 5), Ok(SettleOutcome::Applied));
+    let used = key.used();
+    assert_eq!(key.settle(&ticket, 9), Ok(SettleOutcome::Duplicate));
+    assert_eq!(key.release(&ticket), Ok(SettleOutcome::Duplicate));
+    assert_eq!(key.progress(&ticket, 50), Err(EndError::Ended));
+    assert_eq!(key.used(), used);
+    key.now = 600_000 + 15 * 60_000;
+    assert_eq!(key.settle(&ticket, 9), Ok(SettleOutcome::Duplicate), "remembered for 15 min past its TTL");
+    key.now += 1;
+    assert_eq!(key.settle(&ticket, 9), Err(EndError::TooLate));
+}
+
+#[test]
+fn a_stream_that_outlives_the_ttl_in_its_id_is_remembered_as_long() {
+    let mut key = Key::new(LIMIT);
+    let ticket = key.admit(&request(100, 0, 300));
+    for minute in 1..=60 {
+        key.now = minute * 60_000;
+        assert_eq!(key.progress(&ticket, minute), Ok(SettleOutcome::Applied));
+    }
+    assert_eq!(key.settle(&ticket, 61), Ok(SettleOutcome::Applied));
+    key.now += 14 * 60_000;
+    assert_eq!(key.settle(&ticket, 61), Ok(SettleOutcome::Duplicate));
+    key.now += 12 * 60_000;
+    assert_eq!(key.settle(&ticket, 61), Err(EndError::TooLate));
+}
+
+#[test]
+fn used_tokens_win_over_a_release_and_over_expiry_once() {
+    for expire in [false, true] {
+        let mut key = Key::new(LIMIT);
+        let ticket = key.admit(&request(100, 40, 10));
+        if expire {
+            key.now = 600_000;
+        } else {
+            assert_eq!(key.release(&ticket), Ok(SettleOutcome::Applied));
+            assert_eq!(key.release(&ticket), Ok(SettleOutcome::Duplicate));
+            assert_eq!(key.used(), Tokens::default(), "nothing was used");
+        }
+        assert_eq!(key.windows().generated.held_tokens, 0);
+        assert_eq!(key.settle(&ticket, 600), Ok(SettleOutcome::Late));
+        let used = key.used();
+        // Ten minutes' output counts for its last minute.
+        assert_eq!(used, if expire { Tokens::new(0, 0, 60) } else { Tokens::new(100, 60, 600) });
+        assert_eq!(key.settle(&ticket, 600), Ok(SettleOutcome::Duplicate));
+        assert_eq!(key.used(), used);
+    }
+}
+
+#[test]
+fn a_reservation_of_a_lost_process_is_booked_once() {
+    let mut key = Key::new(LIMIT);
+    let mut lost = key.admit(&request(100, 40, 10));
+    let known = key.used();
+    lost.number.incarnation = 6;
+    key.now = 1_000;
+    assert_eq!(key.progress(&lost, 5), Err(EndError::Ended));
+    assert_eq!(key.settle(&lost, 30), Ok(SettleOutcome::Late));
+    assert_eq!(key.used(), Tokens::new(known.prompt + 100, known.uncached_prompt + 60, 30));
+    assert_eq!(key.settle(&lost, 30), Ok(SettleOutcome::Duplicate));
+}
+
+#[test]
+fn progress_counts_are_totals() {
+    let mut key = Key::new(LIMIT);
+    let ticket = key.admit(&request(100, 0, 200));
+    key.now = 1_000;
+    assert_eq!(key.progress(&ticket, 40), Ok(SettleOutcome::Applied));
+    assert_eq!(key.progress(&ticket, 40), Ok(SettleOutcome::Duplicate));
+    assert_eq!(key.progress(&ticket, 30), Ok(SettleOutcome::Duplicate));
+    assert_eq!(key.used().generated, 40);
+    assert_eq!(key.settle(&ticket, 30), Ok(SettleOutcome::Applied));
+    assert_eq!(key.used().generated, 40);
+}
+
+#[test]
+fn an_abandoned_reservation_fades_long_before_it_expires() {
+    let mut key = Key::new(Tokens::new(1_000, 500, 100));
+    let unknown = Request { max_generated_tokens: None, ..request(1, 0, 0) };
+    key.admit(&unknown);
+    assert_eq!(denial(&key.ask(&unknown)), Some(Denial::WindowFull));
+    // 100 tokens at 40 tokens/s: 2 s, and the fading takes 60 s.
+    key.now = 62_500;
+    assert_eq!(key.windows().generated.held_tokens, 0);
+    key.admit(&unknown);
+}
+
+#[test]
+fn a_wait_is_exact_where_nothing_is_held() {
+    let mut key = Key::new(LIMIT);
+    for (millis, prompt) in [(0, 300), (700, 300), (3_250, 400)] {
+        key.now = millis;
+        let ticket = key.admit(&request(prompt, prompt, 0));
+        key.settle(&ticket, 0).expect("live");
+    }
+    key.now = 20_000;
+    let answer = key.ask(&request(601, 601, 0));
+    let wait = answer.outcome.expect_err("full").retry_after.expect("it fits later");
+    assert_eq!(wait, Duration::from_millis(60_000 + 3_250 - 20_000));
+    key.now = 60_000 + 3_250 - 1;
+    assert_eq!(denial(&key.ask(&request(601, 601, 0))), Some(Denial::WindowFull));
+    key.now += 1;
+    key.admit(&request(601, 601, 0));
+}
+
+#[test]
+fn a_request_id_repeats_its_answer_and_admits_no_second_ask() {
+    let mut key = Key::new(LIMIT);
+    let first = key.try_ask(&request(100, 0, 10), Some(1)).expect("new id");
+    let again = key.try_ask(&request(100, 0, 10), Some(1)).expect("the same");
+    let (first, again) = (first.outcome.expect("admitted"), again.outcome.expect("admitted"));
+    assert_eq!((first.number, first.reserved, again.replayed), (again.number, again.reserved, true));
+    assert_eq!(key.used().prompt, 100);
+    for prompt in 1..100 {
+        assert_eq!(key.try_ask(&request(prompt, 0, 10), Some(1)), Err(RequestIdTaken));
+    }
+    key.now = 60_001;
+    assert_eq!(key.try_ask(&request(100, 0, 10), Some(1)), Err(RequestIdTaken), "older than 60 s");
+    let second = key.admit(&request(100, 0, 10));
+    key.settle(&second, 1).expect("live");
+}
+
+#[test]
+fn a_request_id_is_free_again_when_its_reservation_is_forgotten() {
+    let mut key = Key::new(LIMIT);
+    let request = request(100, 0, 10);
+    let answer = key.try_ask(&request, Some(1)).expect("new id");
+    key.settle(&ticket(&answer, &request), 1).expect("live");
+    assert_eq!(key.try_ask(&request, Some(1)), Err(RequestIdTaken));
+    key.now = 600_000 + 15 * 60_000;
+    key.windows();
+    assert!(key.try_ask(&request, Some(1)).is_ok());
+    assert_eq!(key.state.remembered(), 1);
+}
+
+#[test]
+fn a_bound_never_hides_a_limit() {
+    let mut key = Key::new(LIMIT);
+    let refuse = |key: &mut Key, prompt| {
+        let asked = request(prompt, prompt, 0);
+        let reserve = Reserve { request: &asked, request_id: None, most_reservations: 100 };
+        key.call(|state, now, rules| state.reserve(now, rules, &reserve, || Err(Bound::Reservations))).expect("no id")
+    };
+    assert_eq!(denial(&refuse(&mut key, 1)), Some(Denial::Capacity(Bound::Reservations)));
+    assert_eq!(key.used(), Tokens::default());
+    assert_eq!(denial(&refuse(&mut key, 1_001)), Some(Denial::NeverFits));
+    key.admit(&request(1_000, 1_000, 0));
+    assert_eq!(denial(&refuse(&mut key, 1)), Some(Denial::WindowFull));
+}
+
+#[test]
+fn limits_grow_with_settled_use_and_not_with_reservations() {
+    let floor = Tokens::new(10_000, 10_000, 10_000);
+    let mut key = Key::between(floor, floor.map(|floor| floor * 10));
+    let mut idle = Key::between(floor, floor.map(|floor| floor * 10));
+    for minute in 0..12 {
+        for (key, settles) in [(&mut key, true), (&mut idle, false)] {
+            key.now = minute * 60_000 + 1_000;
+            let limit = key.windows().prompt.limit_tpm;
+            let ticket = key.admit(&request(limit, limit, 0));
+            if settles {
+                key.settle(&ticket, 0).expect("live");
+            }
+        }
+    }
+    assert!(key.windows().prompt.limit_tpm >= 19_900, "twice the floor after ten minutes of use");
+    assert_eq!(key.windows().generated.limit_tpm, 10_000);
+    assert_eq!(idle.windows().prompt.limit_tpm, 10_000);
+}
+
+#[test]
+fn what_is_forgotten_was_not_needed() {
+    let mut key = Key::new(LIMIT);
+    let retention = |key: &mut Key| {
+        key.call(|state, now, rules| {
+            state.advance(now, rules);
+            state.retention(rules)
+        })
+    };
+    assert_eq!(retention(&mut key), Retention::Default);
+    let ticket = key.admit(&request(100, 0, 10));
+    assert_eq!(retention(&mut key), Retention::Needed);
+    key.settle(&ticket, 5).expect("live");
+    assert_eq!(retention(&mut key), Retention::Needed, "charges in the trailing minute");
+    key.now = 60_000;
+    assert_eq!(retention(&mut key), Retention::Idle, "a second settlement must find its first");
+    key.now = 600_000 + u64::try_from(MEMORY.as_millis()).expect("short") + 1;
+    assert_eq!(retention(&mut key), Retention::Default);
+}
+
+/// What a test knows of a live reservation: enough to check C1 without the core's own aggregates.
+#[derive(Clone)]
+struct Live {
+    ticket: Ticket,
+    generated: u64,
+    reported_at: u64,
+}
+
+/// A step of a random gateway.
+#[derive(Clone, Debug)]
+enum Step {
+    Ask { prompt: u64, cached: Option<u64>, declared: Option<u64> },
+    Progress { which: prop::sample::Index, more: u64 },
+    Settle { which: prop::sample::Index, more: u64, prompt: Option<u64> },
+    Release { which: prop::sample::Index },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ask = (1_u64..600, prop::option::of(0_u64..600), prop::option::of(0_u64..200)).prop_map(
+        |(prompt, cached, declared)| Step::Ask { prompt, cached: cached.map(|cached| cached.min(prompt)), declared },
+    );
+    let which = any::<prop::sample::Index>;
+    prop_oneof![
+        4 => ask,
+        2 => (which(), 0_u64..120).prop_map(|(which, more)| Step::Progress { which, more }),
+        2 => (which(), 0_u64..120, prop::option::of(1_u64..600))
+            .prop_map(|(which, more, prompt)| Step::Settle { which, more, prompt }),
+        1 => which().prop_map(|which| Step::Release { which }),
+    ]
+}
+
+/// Tokens, and from when to when they were produced or, for a prompt, admitted.
+type Log = Vec<(u64, u64, u64)>;
+
+/// The trailing minute before `now`, counted exactly and by hand.
+fn trailing(log: &Log, now: u64) -> f64 {
+    let share = |&(from, to, tokens): &(u64, u64, u64)| {
+        let cut = now as f64 - 60_000.0;
+        if from == to {
+            return if to as f64 > cut { tokens as f64 } else { 0.0 };
+        }
+        tokens as f64 * ((to as f64 - cut.max(from as f64)).max(0.0) / (to - from) as f64)
+    };
+    log.iter().map(share).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// C1 and C2, by a ledger that never asks the core what it counted: at the instant of each ALLOW, what was charged in
+    /// the trailing minute and this ask fit the limit; a denial leaves the windows as they were; and whatever the order of
+    /// calls, what is held is what the live reservations hold.
+    #[test]
+    fn no_allow_exceeds_a_limit(steps in prop::collection::vec((0_u64..9_000, step()), 1..120)) {
+        let mut key = Key::new(LIMIT);
+        let (mut prompts, mut output, mut live) = (Vec::<(Ticket, [u64; 2])>::new(), Log::new(), Vec::<Live>::new());
+        for (wait, step) in steps {
+            key.now += wait;
+            let now = key.now;
+            let before = key.windows();
+            match step {
+                Step::Ask { prompt, cached, declared } => {
+                    let asked = Request {
+                        cached_prompt_tokens: cached,
+                        max_generated_tokens: declared,
+                        ..request(prompt, 0, 0)
+                    };
+                    let answer = key.ask(&asked);
+                    let Ok(allowed) = answer.outcome else {
+                        for (window, status) in key.windows().iter() {
+                            prop_assert_eq!(status, &before[window]);
+                        }
+                        continue;
+                    };
+                    let ask = allowed.reserved;
+                    let charged = |index: usize| -> u64 {
+                        let in_window = |ticket: &Ticket| ticket.admitted_at.after(WINDOW) > at(now);
+                        prompts.iter().filter(|(ticket, _)| in_window(ticket)).map(|(_, tokens)| tokens[index]).sum()
+                    };
+                    prop_assert!(charged(0) + ask.prompt <= LIMIT.prompt);
+                    prop_assert!(charged(1) + ask.uncached_prompt <= LIMIT.uncached_prompt);
+                    // Each report rounds by less than a token a second.
+                    let rounding = 61.0 * output.len() as f64;
+                    let reported = trailing(&output, now);
+                    prop_assert!(reported + ask.generated as f64 <= LIMIT.generated as f64 + rounding);
+                    prop_assert!(before.generated.used_tokens + ask.generated <= LIMIT.generated);
+                    let ticket = ticket(&answer, &asked);
+                    prompts.push((ticket, [ask.prompt, ask.uncached_prompt]));
+                    live.push(Live { ticket, generated: 0, reported_at: now });
+                }
+                Step::Progress { which, more } if !live.is_empty() => {
+                    let index = which.index(live.len());
+                    let stream = &mut live[index];
+                    let outcome = key.progress(&stream.ticket, stream.generated + more);
+                    if outcome == Ok(SettleOutcome::Applied) {
+                        output.push((stream.reported_at, now, more));
+                        stream.generated += more;
+                        stream.reported_at = now;
+                    } else {
+                        prop_assert!(more == 0 || outcome == Err(EndError::Ended));
+                    }
+                }
+                Step::Settle { which, more, prompt } if !live.is_empty() => {
+                    let stream = live.swap_remove(which.index(live.len()));
+                    let counts = SettleCounts {
+                        prompt_tokens: prompt,
+                        cached_prompt_tokens: prompt.map(|_| 0),
+                        generated_tokens: Some(stream.generated + more),
+                    };
+                    let booked = key.settle_counts(&stream.ticket, &counts).expect("remembered");
+                    prop_assert!(booked.outcome != SettleOutcome::Duplicate);
+                    output.push((stream.reported_at, now, more));
+                    if let (Some(prompt), Some(charge)) =
+                        (prompt, prompts.iter_mut().find(|(ticket, _)| ticket.number == stream.ticket.number))
+                    {
+                        charge.1 = [prompt, prompt];
+                    }
+                }
+                Step::Release { which } if !live.is_empty() => {
+                    let stream = live.swap_remove(which.index(live.len()));
+                    let outcome = key.release(&stream.ticket).expect("remembered");
+                    if outcome == SettleOutcome::Applied && stream.generated == 0 {
+                        prompts.retain(|(ticket, _)| ticket.number != stream.ticket.number);
+                    }
+                }
+                _ => {}
+            }
+            prop_assert_eq!(key.state.timers.len() >= key.state.live.len(), true);
+            let sum: u64 = key.state.live.values().map(|live| live.hold.tokens()).sum();
+            prop_assert!(key.windows().generated.held_tokens <= sum + live.len() as u64 + 1);
+        }
+        // Nothing leaks: an hour later the key is as if nothing had been.
+        key.now += 3_600_000;
+        for _ in 0..10 {
+            key.windows();
+        }
+        prop_assert_eq!(key.state.live.len() + key.state.remembered() + key.state.timers.len(), 0);
+        prop_assert_eq!(key.used(), Tokens::default());
+        prop_assert!(key.state.holds.is_empty());
+    }
+
+    /// `remaining` is the largest ask that is admitted, and C12 holds for whatever is in the windows.
+    #[test]
+    fn remaining_and_retry_after_are_true(
+        asks in prop::collection::vec((0_u64..5_000, 1_u64..400, 0_u64..400, 0_u64..300), 1..40),
+        ask in 1_u64..1_000,
+    ) {
+        let mut key = Key::new(LIMIT);
+        for (wait, prompt, cached, generated) in asks {
+            key.now += wait;
+            let request = request(prompt, cached.min(prompt), generated);
+            let answer = key.ask(&request);
+            if answer.outcome.is_ok() {
+                let reserved = ticket(&answer, &request);
+                key.now += 1;
+                key.settle(&reserved, generated).expect("live");
+            }
+        }
+        let windows = key.windows();
+        let mut copy = Key { state: key.state.clone(), ..Key::new(LIMIT) };
+        copy.now = key.now;
+        let most = windows.prompt.remaining_tokens;
+        prop_assert_eq!(denial(&copy.ask(&request(most + 1, most + 1, 0))).is_some(), true);
+        if most > 0 && windows.generated.used_tokens <= LIMIT.generated {
+            copy.admit(&request(most, most, 0));
+        }
+        let asked = request(ask, ask, 0);
+        let answer = key.ask(&asked);
+        if let Err(denied) = answer.outcome {
+            prop_assert_eq!(denied.denial, Denial::WindowFull);
+            let wait = denied.retry_after.expect("it fits later");
+            prop_assert!(!wait.is_zero() && wait <= WINDOW);
+            let micros = crate::time::micros(wait);
+            let mut early = Key { state: key.state.clone(), ..Key::new(LIMIT) };
+            let just_before = at(key.now).after(Duration::from_micros(micros - 1));
+            let reserve = Reserve { request: &asked, request_id: None, most_reservations: 100 };
+            let number = Number { incarnation: INCARNATION, sequence: 1 << 40 };
+            let answer = early.call(|state, _, rules| state.reserve(just_before, rules, &reserve, || Ok(number)));
+            prop_assert_eq!(answer.map(|answer| denial(&answer)), Ok(Some(Denial::WindowFull)));
+            let then = at(key.now).after(wait);
+            let answer = key.call(|state, _, rules| state.reserve(then, rules, &reserve, || Ok(number)));
+            prop_assert_eq!(answer.map(|answer| denial(&answer)), Ok(None));
+        }
+    }
+
+    /// Whatever is stated, nothing overflows or panics.
+    #[test]
+    fn hostile_numbers_saturate(steps in prop::collection::vec((0_u64..1 << 40, 0_u64..=MAX_TOKENS, 0_u64..=MAX_TOKENS), 1..30)) {
+        let mut key = Key::new(Tokens::new(MAX_TOKENS, MAX_TOKENS, MAX_TOKENS));
+        for (wait, prompt, generated) in steps {
+            key.now += wait;
+            let asked = request(prompt.max(1), 0, generated);
+            let answer = key.ask(&asked);
+            if answer.outcome.is_ok() {
+                let ticket = ticket(&answer, &asked);
+                key.progress(&ticket, generated / 2).expect("live");
+                key.settle(&ticket, generated).expect("live");
+            }
+            key.windows();
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The background thread: four times a second the store does what is due, and metrics move into their buckets.
+//!
+//! Rejected: a task on a serving thread, which would answer no call meanwhile.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tidegate_store::Store;
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+const TICK: Duration = Duration::from_millis(250);
+
+/// The thread; ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Background {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts it. On a test clock it leaves the store alone: whoever advances the clock ticks.
+    ///
+    /// # Errors
+    /// The system's: no thread is left.
+    pub(crate) fn spawn<S: Store>(store: Arc<S>, clock: Clock, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let (stop, stopped) = channel();
+        let tick = move || {
+            if clock.ticks() {
+                store.on_tick(clock.now());
+            }
+            metrics.on_tick();
+        };
+        let thread = std::thread::Builder::new().name("background".to_owned()).spawn(move || {
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                // The panic hook logs it; the next round may do better, and without any round nothing would ever expire.
+                let _ = catch_unwind(AssertUnwindSafe(&tick));
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // It catches its panics; were there one all the same, the hook has logged it.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What `serve` says on standard output before it serves.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use crate::config::{Address, ProcessSettings};
+use crate::listen::{Listener, Listeners};
+
+/// Where a process serves, with the ports that were picked. `None` is `off`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The limiter's addresses, TCP first.
+    pub limiter: Vec<Address>,
+    /// The admin service's.
+    pub admin: Option<Address>,
+    /// That of metrics and probes.
+    pub http: Option<Address>,
+}
+
+impl Served {
+    pub(crate) fn of(listeners: &Listeners) -> Self {
+        Self {
+            limiter: listeners.limiter.iter().filter_map(Listener::address).collect(),
+            admin: listeners.admin.as_ref().and_then(Listener::address),
+            http: listeners.http.as_ref().and_then(Listener::address),
+        }
+    }
+
+    /// The last line before serving. Where the limiter is on TCP and on a Unix socket, it names the TCP address.
+    fn line(&self) -> String {
+        let name = |address: Option<&Address>| address.map_or_else(|| "off".to_owned(), Address::to_string);
+        let (limiter, admin, http) = (self.limiter.first(), self.admin.as_ref(), self.http.as_ref());
+        let mut line = format!("listening limiter={} admin={} http={}", name(limiter), name(admin), name(http));
+        line.push_str("; try: tidegate check --account demo --model demo --prompt 1000");
+        let target = match limiter {
+            Some(Address::Tcp(tcp)) if tcp.ip().is_unspecified() => format!("http://127.0.0.1:{}", tcp.port()),
+            Some(Address::Tcp(tcp)) => format!("http://{tcp}"),
+            Some(unix) => unix.to_string(),
+            None => return line,
+        };
+        if target != "http://127.0.0.1:7437" {
+            let _ = write!(line, " --target {target}");
+        }
+        line
+    }
+}
+
+/// Says what an operator should know before relying on it.
+pub(crate) fn print_notices(settings: &ProcessSettings) {
+    let bytes = settings.bounds.store.memory_bytes();
+    say(&format!("tidegate {}, {} threads", env!("CARGO_PKG_VERSION"), settings.threads));
+    say("memory only: windows, limits and admin writes are lost when the process ends; the file is policy at each start");
+    say("limits are per process: two processes admit twice as much");
+    say(&format!("the configured bounds can take {:.1} GiB of memory", gibibytes(bytes)));
+    if let Some(path) = &settings.listeners.unix_socket {
+        say(&format!("the limiter listens on unix:{} too", path.display()));
+    }
+    if settings.insecure_admin {
+        tracing::warn!("--insecure-admin: whoever reaches the admin address may change every limit");
+    }
+}
+
+/// Says where it listens: the last line before it serves.
+pub(crate) fn print_listening(served: &Served) {
+    say(&served.line());
+    tracing::info!(limiter = ?served.limiter, admin = ?served.admin, http = ?served.http, "serving");
+}
+
+/// A reader that went away is no reason not to serve.
+fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn gibibytes(bytes: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let bytes = bytes as f64;
+    bytes / f64::from(1_u32 << 30)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_where_and_what_to_try() {
+        let tcp = |text: &str| Address::Tcp(text.parse().expect("an address"));
+        let mut served = Served {
+            limiter: vec![tcp("127.0.0.1:7437"), Address::Unix("/run/t.sock".into())],
+            admin: Some(tcp("127.0.0.1:7438")),
+            http: None,
+        };
+        assert_eq!(
+            served.line(),
+            "listening limiter=127.0.0.1:7437 admin=127.0.0.1:7438 http=off; \
+             try: tidegate check --account demo --model demo --prompt 1000"
+        );
+        served.limiter = vec![tcp("0.0.0.0:9")];
+        assert!(served.line().ends_with(" --prompt 1000 --target http://127.0.0.1:9"), "{}", served.line());
+        served.limiter = vec![Address::Unix("/run/t.sock".into())];
+        assert!(served.line().starts_with("listening limiter=unix:/run/t.sock admin="), "{}", served.line());
+        assert!(served.line().ends_with(" --target unix:/run/t.sock"), "{}", served.line());
+    }
+}

@@ -1,0 +1,157 @@
+//! What every gRPC call passes on its way in and out: the bound on calls in flight, and one place that sees its error.
+//!
+//! tonic answers some errors before a service is asked (a message too long, bytes that are no message); here they get the
+//! code and the details that every other error has. A panic in a call ends that call with INTERNAL: caught here and not
+//! left to the runtime, which would reset the stream and leave the caller guessing.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use tidegate_proto::error;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use tower::Service;
+
+use crate::connection::{Place, Places};
+use crate::metrics::{Metrics, ServerBound};
+
+/// When to come back after too many calls were in flight: they are answered within microseconds.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+/// The calls that are bounded: those of tidegate. A probe is answered however busy we are.
+const BOUNDED: &str = "/tidegate.v1.";
+
+/// A service, guarded.
+#[derive(Clone, Debug)]
+pub(crate) struct Guarded<S> {
+    inner: S,
+    guard: Arc<Guard>,
+}
+
+/// What guards the services of one listener.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub(crate) metrics: Arc<Metrics>,
+    /// Places for calls in flight; `None`: not bounded here.
+    pub(crate) calls: Option<Places>,
+    /// Bytes that a message may have, and which bound that is.
+    pub(crate) message: (ServerBound, usize),
+}
+
+impl<S> Guarded<S> {
+    pub(crate) const fn new(inner: S, guard: Arc<Guard>) -> Self {
+        Self { inner, guard }
+    }
+}
+
+impl<S> Service<http::Request<Body>> for Guarded<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Call<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let path = request.uri().path_and_query().cloned();
+        let calls = self.guard.calls.as_ref().filter(|_| request.uri().path().starts_with(BOUNDED));
+        let progress = match calls.map(Places::try_take) {
+            Some(None) => Progress::Refused,
+            Some(place) => Progress::Running { call: self.inner.call(request), _place: place },
+            None => Progress::Running { call: self.inner.call(request), _place: None },
+        };
+        Call { progress, path, guard: Arc::clone(&self.guard) }
+    }
+}
+
+/// A call being answered. Gives its place back when it is answered, or when the caller goes away.
+#[derive(Debug)]
+pub(crate) struct Call<F> {
+    progress: Progress<F>,
+    path: Option<PathAndQuery>,
+    guard: Arc<Guard>,
+}
+
+#[derive(Debug)]
+enum Progress<F> {
+    Refused,
+    Running {
+        call: F,
+        /// Given back on drop.
+        _place: Option<Place>,
+    },
+}
+
+impl<F> Future for Call<F>
+where
+    F: Future<Output = Result<http::Response<Body>, Infallible>> + Unpin,
+{
+    type Output = Result<http::Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = match &mut self.progress {
+            Progress::Refused => {
+                self.guard.metrics.on_bound_reached(ServerBound::CallsInFlight);
+                let message = "too many calls are in flight (bounds.calls_in_flight)";
+                Ok(error::unavailable(error::TOO_BUSY, message, BUSY_RETRY).into_http())
+            }
+            Progress::Running { call, .. } => match catch_unwind(AssertUnwindSafe(|| Pin::new(call).poll(cx))) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(answered)) => answered,
+                Err(panic) => Ok(internal(panic.as_ref()).into_http()),
+            },
+        };
+        let path = self.path.as_ref().map_or("", PathAndQuery::path);
+        Poll::Ready(answered.map(|response| self.guard.on_answer(path, response)))
+    }
+}
+
+impl Guard {
+    /// Counts the error in `response`, if there is one, and completes it where tonic made it. Errors of streams that come
+    /// after their first answer are not seen here.
+    fn on_answer(&self, path: &str, response: http::Response<Body>) -> http::Response<Body> {
+        // An answered call has its status in trailers: only an error is in the headers.
+        let Some(status) = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok) else {
+            return response;
+        };
+        let completed = if status.details().is_empty() { self.completed(&status) } else { None };
+        self.metrics.on_rpc_error(path, completed.as_ref().map_or(status.code(), Status::code));
+        completed.map_or(response, Status::into_http)
+    }
+
+    /// The error that we would have made where tonic made `status`; `None` where it stays.
+    fn completed(&self, status: &Status) -> Option<Status> {
+        let (bound, bytes) = self.message;
+        match status.code() {
+            Code::OutOfRange => {
+                self.metrics.on_bound_reached(bound);
+                let what = format!("is longer than the {bytes} bytes of bounds.{}", bound.name());
+                Some(error::invalid_field("request", &what))
+            }
+            Code::Internal if status.message().contains("failed to decode Protobuf message") => {
+                Some(error::invalid_field("request", &format!("is malformed: {}", status.message())))
+            }
+            Code::Unimplemented if status.message().is_empty() => Some(error::unimplemented("this method")),
+            _ => None,
+        }
+    }
+}
+
+/// INTERNAL for a panic. The panic hook has logged it; the caller learns nothing of our inside.
+fn internal(_: &(dyn Any + Send)) -> Status {
+    let details = ErrorDetails::with_error_info("INTERNAL", error::DOMAIN, []);
+    Status::with_error_details(Code::Internal, "tidegate failed to answer this call; it may have taken effect", details)
+}

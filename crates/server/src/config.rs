@@ -1,0 +1,86 @@
+//! Configuration: flags, environment and file, parsed together into a [`Config`] that cannot be wrong.
+//!
+//! Process settings (listeners, bounds, logging) come from flag > environment > file > default. Policy (tiers, accounts,
+//! models, overrides) comes from the file, else it is built in. All mistakes are reported at once, each with its path.
+
+use std::path::Path;
+
+use tidegate_core::policy::Policy;
+use toml::Table;
+
+pub mod amount;
+mod args;
+mod parse;
+mod policy;
+mod problem;
+mod process;
+mod section;
+mod settings;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+pub use args::ServeArgs;
+pub use problem::{Problem, Problems};
+pub use settings::{Address, Bounds, ListenerSettings, LogFormat, Logging, ProcessSettings};
+
+use section::Section;
+use sources::{Environment, Sources};
+
+/// Everything that `serve` needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Listeners, threads, bounds, logging.
+    pub process: ProcessSettings,
+    /// Tiers, accounts, models, overrides.
+    pub policy: Policy,
+}
+
+/// The configuration that flags, environment and file give together.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(args: &ServeArgs) -> Result<Config, Problems> {
+    load_with(args, &|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+}
+
+/// The configuration that the file at `path` gives alone: no flag, no environment.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check(path: &Path) -> Result<Config, Problems> {
+    let args = ServeArgs { config: Some(path.to_owned()), ..ServeArgs::default() };
+    load_with(&args, &|_| None)
+}
+
+fn load_with(args: &ServeArgs, environment: Environment<'_>) -> Result<Config, Problems> {
+    let mut from = Sources::new(environment);
+    let file = args.config.clone().or_else(|| from.variable("config").map(|given| given.text.into()));
+    let table = file.and_then(|path| read(&path, &mut from.problems));
+    let mut root = Section::root(table.as_ref());
+    let process = process::read(args, &mut root, &mut from);
+    let policy = policy::read(&mut root, &mut from.problems);
+    root.finish(&mut from.problems);
+    from.problems.into_result(Config { process, policy })
+}
+
+/// The file's table; `None` where it cannot be read or is no TOML, which is noted.
+fn read(path: &Path, problems: &mut Problems) -> Option<Table> {
+    let name = path.display().to_string();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            problems.add("--config", format_args!("cannot read {name}: {error}"));
+            return None;
+        }
+    };
+    match text.parse::<Table>() {
+        Ok(table) => Some(table),
+        Err(error) => {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+            problems.add(format!("{name}:{line}"), error.message().replace('\n', ", "));
+            None
+        }
+    }
+}

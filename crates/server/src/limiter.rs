@@ -1,0 +1,202 @@
+//! `RateLimiterService`: parse, ask the store, answer.
+//!
+//! Each method is one pass: wire message → [`tidegate_proto::convert`] → [`Store`] → count → wire message. Nothing is
+//! decided here.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tidegate_core::ask::Request as Ask;
+use tidegate_core::decision::{Answer, Denied};
+use tidegate_core::headers::{self, HeaderUnit};
+use tidegate_core::policy::UnknownAccounts;
+use tidegate_core::state::SettleCounts;
+use tidegate_core::window::Window;
+use tidegate_proto::convert::{self, TtlRange};
+use tidegate_proto::error;
+use tidegate_proto::v1::rate_limiter_service_server::RateLimiterService;
+use tidegate_proto::v1::{
+    BatchCheckAndReserveRequest, BatchCheckAndReserveResponse, BatchSettleRequest, BatchSettleResponse,
+    CheckAndReserveRequest, CheckAndReserveResponse, GetLimitsRequest, GetLimitsResponse, PipelineRequest,
+    PipelineResponse, ReleaseRequest, ReleaseResponse, ReportPressureRequest, ReportPressureResponse,
+    ReportProgressRequest, ReportProgressResponse, ResponseView, SettleRequest, SettleResponse,
+};
+use tidegate_store::{EndError, ReserveError, Store};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+/// The service over a store. Clones share everything.
+#[derive(Debug)]
+pub struct Limiter<S> {
+    store: Arc<S>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    ttl: TtlRange,
+    unit: HeaderUnit,
+}
+
+impl<S> Limiter<S> {
+    /// Answers from `store` at the time of `clock`; counts in `metrics`. `ttl` are the TTLs that requests may name.
+    #[must_use]
+    pub const fn new(store: Arc<S>, clock: Clock, metrics: Arc<Metrics>, ttl: TtlRange, unit: HeaderUnit) -> Self {
+        Self { store, clock, metrics, ttl, unit }
+    }
+
+    #[cfg(feature = "test-clock")]
+    pub(crate) fn store(&self) -> Arc<S> {
+        Arc::clone(&self.store)
+    }
+
+    #[cfg(feature = "test-clock")]
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+}
+
+impl<S> Clone for Limiter<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            metrics: Arc::clone(&self.metrics),
+            ..*self
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Store> RateLimiterService for Limiter<S> {
+    async fn check_and_reserve(
+        &self,
+        request: Request<CheckAndReserveRequest>,
+    ) -> Result<Response<CheckAndReserveResponse>, Status> {
+        let read = self.clock.read();
+        let wire = request.get_ref();
+        let view = served_view(convert::view(wire)?)?;
+        let ask = convert::check_and_reserve(wire, self.ttl)?;
+        let reserved = self.store.check_and_reserve(read.now, &ask).await.map_err(|failure| match failure {
+            ReserveError::RequestIdTaken => error::already_exists(error::REQUEST_ID_REUSED, failure.to_string()),
+        })?;
+        let answer = &reserved.answer;
+        if let Err(denied) = &answer.outcome {
+            log_denial(&ask, answer, denied);
+        }
+        let headers = convert::http_headers(headers::render(answer, self.unit));
+        let id = reserved.reservation_id.unwrap_or_default();
+        let response = convert::check_and_reserve_response(answer, id, headers, view);
+        self.metrics.on_decision(ask.service_tier, answer, self.clock.seconds_since(&read));
+        Ok(Response::new(response))
+    }
+
+    async fn report_progress(
+        &self,
+        request: Request<ReportProgressRequest>,
+    ) -> Result<Response<ReportProgressResponse>, Status> {
+        let now = self.clock.now();
+        let progress = convert::progress(request.get_ref())?;
+        let booked = self.store.report_progress(now, progress.reservation_id, progress.generated_tokens).await;
+        let booked = booked.map_err(end_error)?;
+        self.metrics.on_progress(&booked);
+        Ok(Response::new(ReportProgressResponse { outcome: convert::settle_outcome(booked.outcome).into() }))
+    }
+
+    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
+        let now = self.clock.now();
+        let settlement = convert::settle(request.get_ref())?;
+        let counts = SettleCounts {
+            prompt_tokens: settlement.prompt_tokens,
+            cached_prompt_tokens: settlement.cached_prompt_tokens,
+            generated_tokens: settlement.generated_tokens,
+        };
+        let booked = self.store.settle(now, settlement.reservation_id, counts).await.map_err(end_error)?;
+        self.metrics.on_settled(&booked);
+        let outcome = convert::settle_outcome(booked.outcome).into();
+        Ok(Response::new(SettleResponse { outcome, clamped: booked.clamped }))
+    }
+
+    async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
+        let now = self.clock.now();
+        let reservation_id = convert::release(request.get_ref())?;
+        let outcome = self.store.release(now, reservation_id).await.map_err(end_error)?;
+        self.metrics.on_released(outcome);
+        Ok(Response::new(ReleaseResponse { outcome: convert::settle_outcome(outcome).into() }))
+    }
+
+    async fn get_limits(&self, request: Request<GetLimitsRequest>) -> Result<Response<GetLimitsResponse>, Status> {
+        let now = self.clock.now();
+        let key = convert::limit_key(request.get_ref().key.as_ref())?;
+        let policy = self.store.policy();
+        if policy.account(key.account()).is_none() && policy.unknown_accounts() == UnknownAccounts::Forbidden {
+            return Err(error::not_found(error::Object::Account, key.account()));
+        }
+        let windows = self.store.limits(now, key).await;
+        Ok(Response::new(GetLimitsResponse { windows: convert::window_statuses(&windows) }))
+    }
+
+    async fn batch_check_and_reserve(
+        &self,
+        _: Request<BatchCheckAndReserveRequest>,
+    ) -> Result<Response<BatchCheckAndReserveResponse>, Status> {
+        Err(error::unimplemented("BatchCheckAndReserve"))
+    }
+
+    async fn batch_settle(&self, _: Request<BatchSettleRequest>) -> Result<Response<BatchSettleResponse>, Status> {
+        Err(error::unimplemented("BatchSettle"))
+    }
+
+    type PipelineStream = Pin<Box<dyn Stream<Item = Result<PipelineResponse, Status>> + Send>>;
+
+    async fn pipeline(
+        &self,
+        _: Request<Streaming<PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        Err(error::unimplemented("Pipeline"))
+    }
+
+    async fn report_pressure(
+        &self,
+        _: Request<ReportPressureRequest>,
+    ) -> Result<Response<ReportPressureResponse>, Status> {
+        Err(error::unimplemented("ReportPressure"))
+    }
+}
+
+fn served_view(view: ResponseView) -> Result<ResponseView, Status> {
+    match view {
+        ResponseView::Unspecified | ResponseView::Full => Ok(view),
+        later => Err(error::unimplemented(&format!("view {}", later.as_str_name()))),
+    }
+}
+
+fn end_error(failure: EndError) -> Status {
+    match failure {
+        EndError::Forged => error::invalid_reservation_id(),
+        EndError::Ended => error::failed_precondition(error::RESERVATION_ENDED, failure.to_string()),
+        EndError::TooLate => error::failed_precondition(error::SETTLEMENT_TOO_LATE, failure.to_string()),
+    }
+}
+
+/// One line for each denial, at DEBUG: who, why, and the numbers of the first binding window (of none where none binds).
+fn log_denial(ask: &Ask<'_>, answer: &Answer, denied: &Denied) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let binding = answer.windows.iter().find(|(_, status)| status.binding);
+    let (window, status) = binding.map_or((None, None), |(window, status)| (Some(window), Some(status)));
+    tracing::debug!(
+        account = ask.key.account(),
+        model = ask.key.model(),
+        variant = ask.key.variant(),
+        reason = denied.denial.name(),
+        window = window.map_or("none", Window::name),
+        limit_tpm = status.map(|status| status.limit_tpm),
+        used_tokens = status.map(|status| status.used_tokens),
+        held_tokens = status.map(|status| status.held_tokens),
+        ask_tokens = window.map(|window| denied.ask[window]),
+        request_id = ask.request_id,
+        "denied"
+    );
+}

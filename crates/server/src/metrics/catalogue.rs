@@ -1,0 +1,92 @@
+//! Every metric: its name, kind, unit, labels and meaning. `docs/metrics.md` says the same; a test compares them.
+
+/// What a metric counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Only grows, from 0 at start.
+    Counter,
+    /// Goes both ways.
+    Gauge,
+    /// Buckets, sum and count.
+    Histogram,
+}
+
+impl Kind {
+    /// Its name on the page.
+    #[cfg(test)]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Described {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) unit: &'static str,
+    pub(crate) labels: &'static [&'static str],
+    pub(crate) meaning: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:ident $name:literal in $unit:literal by [$($label:literal),*]: $meaning:literal;)*) => {
+        $(pub(crate) const $constant: Described = Described {
+            name: $name,
+            kind: Kind::$kind,
+            unit: $unit,
+            labels: &[$($label),*],
+            meaning: $meaning,
+        };)*
+
+        /// Every metric, in the order of `docs/metrics.md`.
+        pub(crate) const ALL: &[Described] = &[$($constant),*];
+    };
+}
+
+metrics! {
+    DECISIONS = Counter "tidegate_decisions_total" in "decisions" by ["decision", "reason", "window", "service_tier"]:
+        "Answers to CheckAndReserve, repeated ones included. Their sum is the number of decisions";
+    DECISION_SECONDS = Histogram "tidegate_decision_seconds" in "seconds" by []:
+        "Time from a parsed CheckAndReserve to its answer, without the network";
+    TOKENS = Counter "tidegate_tokens_total" in "tokens" by ["window", "kind"]:
+        "Tokens admitted (charged and held by an ALLOW), settled (first stated by progress or settlement) and denied (asked for)";
+    RESERVATIONS = Gauge "tidegate_reservations" in "reservations" by []:
+        "Live reservations";
+    RESERVATIONS_ENDED = Counter "tidegate_reservations_ended_total" in "reservations" by ["how"]:
+        "Reservations settled, released or expired, and settlements that came late (after one of these, or unknown here)";
+    REMEMBERED = Gauge "tidegate_reservations_remembered" in "reservations" by []:
+        "Ended reservations and request ids that are remembered one by one";
+    HELD_TOKENS = Gauge "tidegate_held_tokens" in "tokens" by ["window"]:
+        "Tokens held for output that is expected but not reported yet";
+    KEYS = Gauge "tidegate_keys" in "limit keys" by []:
+        "Limit keys in the table";
+    UNKNOWN_ACCOUNT_KEYS = Gauge "tidegate_unknown_account_keys" in "limit keys" by []:
+        "Of these, keys of accounts that nobody configured";
+    KEYS_EVICTED = Counter "tidegate_keys_evicted_total" in "limit keys" by []:
+        "Limit keys forgotten while they were idle";
+    BOUND_REACHED = Counter "tidegate_bound_reached_total" in "refusals" by ["bound"]:
+        "Times that a bound was reached: something was refused, or (remembered) forgotten early";
+    FLOOR_ABOVE_CEILING = Counter "tidegate_floor_above_ceiling_total" in "limit keys" by []:
+        "Limit keys seen whose merged floor is above their merged ceiling; the floor won";
+    RPC_ERRORS = Counter "tidegate_rpc_errors_total" in "calls" by ["method", "code"]:
+        "Calls answered with a gRPC error. A denial is no error";
+    CONNECTIONS = Gauge "tidegate_connections" in "connections" by []:
+        "Open connections to the limiter";
+    CALLS_IN_FLIGHT = Gauge "tidegate_calls_in_flight" in "calls" by []:
+        "Limiter calls being answered";
+    READY = Gauge "tidegate_ready" in "0 or 1" by []:
+        "1 while decisions are being answered; 0 before, and from SIGTERM on";
+    INSECURE_ADMIN = Gauge "tidegate_insecure_admin" in "0 or 1" by []:
+        "1 where the admin API was opened to the network with --insecure-admin";
+    BUILD_INFO = Gauge "tidegate_build_info" in "1" by ["version"]:
+        "Always 1; says which version runs";
+}
+
+/// Upper bounds of the buckets of [`DECISION_SECONDS`]: a decision takes microseconds, a stall up to seconds.
+pub(crate) const DECISION_BUCKETS: [f64; 16] =
+    [1e-6, 2e-6, 5e-6, 10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 100e-3, 1.0, 10.0];

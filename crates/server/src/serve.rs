@@ -1,0 +1,242 @@
+//! The life of a serving process: bind, start threads, say where, serve, drain.
+
+use std::future::{Future, ready};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tidegate_proto::convert::TtlRange;
+use tidegate_store::Store;
+use tidegate_store::memory::MemoryStore;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinSet;
+
+use crate::accept::Acceptor;
+use crate::background::Background;
+use crate::banner::{self, Served};
+use crate::calls::{Guard, Guarded};
+use crate::clock::Clock;
+use crate::config::{Config, ProcessSettings};
+use crate::connection::{Accepted, Connection, Place, Places};
+use crate::http::Probes;
+use crate::limiter::Limiter;
+use crate::listen::Listeners;
+use crate::metrics::{Metrics, Now, ServerBound};
+use crate::readiness::{Life, Readiness};
+use crate::threads::{Grpc, Threads};
+use crate::{logging, services, signals};
+
+/// Connections to the admin listener, and as many to the HTTP listener: kept apart from the gateways', so that operators
+/// get in when those have taken every place.
+const OPERATOR_CONNECTIONS: usize = 64;
+
+/// `tidegate serve`: runs until SIGTERM or SIGINT. Logs to standard error; says where it listens on standard output.
+///
+/// Exit code 0 after a stop that was asked for; 1 where it could not start or was told twice to stop.
+#[must_use]
+pub fn serve(config: Config) -> ExitCode {
+    logging::start(&config.process.logging);
+    match try_serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Not only to the log: its filter may be `off`.
+            let _ = writeln!(io::stderr(), "tidegate: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let Config { process, policy } = config;
+    signals::raise_open_files();
+    let listeners = Listeners::bind(&process.listeners)?;
+    let clock = start_clock(&process);
+    banner::print_notices(&process);
+    let store = MemoryStore::new(process.bounds.store, process.forecast, policy)?;
+    run(listeners, clock, Arc::new(store), &process, banner::print_listening, signals::stop())?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn start_clock(process: &ProcessSettings) -> Clock {
+    #[cfg(feature = "test-clock")]
+    if let Some(seconds) = process.test_clock {
+        return Clock::test(tidegate_core::time::Timestamp::from_seconds(seconds));
+    }
+    let ProcessSettings { .. } = process;
+    Clock::start()
+}
+
+/// Serves `store` on `listeners` at the time of `clock` until `stop` resolves, then drains: readiness goes off, no
+/// connection is accepted any more, calls in flight are answered, for at most `settings.drain`. Blocks.
+///
+/// `on_serving` is called once decisions are being answered. Settings that say where to listen are not looked at again.
+///
+/// # Errors
+/// The system's: threads or file descriptors could not be had. Nothing is left running.
+pub fn run<S: Store>(
+    listeners: Listeners,
+    clock: Clock,
+    store: Arc<S>,
+    settings: &ProcessSettings,
+    on_serving: impl FnOnce(&Served),
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let served = Served::of(&listeners);
+    let (life, readiness) = Life::start();
+    let metrics = Arc::new(Metrics::new(settings.insecure_admin, services::method_paths()));
+    let _background = Background::spawn(Arc::clone(&store), clock.clone(), Arc::clone(&metrics))?;
+    let shell = Shell {
+        connections: Places::new(settings.bounds.connections),
+        calls: Places::new(settings.bounds.calls_in_flight),
+        clock,
+        store,
+        metrics,
+        readiness,
+        settings,
+    };
+    Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut stop = std::pin::pin!(stop);
+        // Polled before anyone is told that we serve: from then on a signal stops us in good order.
+        tokio::select! { biased; () = &mut stop => return Ok(()), () = ready(()) => {} }
+        let running = shell.start(listeners)?;
+        life.on_serving();
+        on_serving(&served);
+        stop.await;
+        life.on_stopping();
+        tracing::info!(drain = ?settings.drain, "stopping: calls in flight are answered");
+        running.drain().await;
+        Ok(())
+    })
+}
+
+/// Everything that serving needs, on the thread that accepts connections and serves operators.
+struct Shell<'a, S> {
+    store: Arc<S>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    connections: Places,
+    calls: Places,
+    settings: &'a ProcessSettings,
+}
+
+/// What has to end, in this order.
+struct Running {
+    /// Gateways and operators come in here.
+    doors: JoinSet<()>,
+    threads: Arc<Threads>,
+    admin: JoinSet<()>,
+    /// Answers probes until the end.
+    http: JoinSet<()>,
+}
+
+impl<S: Store> Shell<'_, S> {
+    fn start(&self, listeners: Listeners) -> io::Result<Running> {
+        let bounds = &self.settings.bounds;
+        let threads = Arc::new(Threads::spawn(self.settings.threads, &self.limiter())?);
+        let (mut doors, mut admin, mut http) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        for listener in listeners.limiter {
+            let threads = Arc::clone(&threads);
+            let deal = move |accepted, place| threads.deal(accepted, place);
+            self.open(&mut doors, Acceptor::register(listener)?, ServerBound::Connections, self.connections.clone(), deal);
+        }
+        if let Some(listener) = listeners.admin {
+            let (sender, queue) = unbounded_channel();
+            let routes = services::admin(Arc::clone(&self.store), self.clock.clone(), bounds, &self.readiness);
+            let guard = self.guard(None, (ServerBound::AdminMessage, bounds.admin_message_bytes));
+            admin.spawn(self.grpc(Guarded::new(routes, guard)).serve(queue));
+            let here = Places::new(OPERATOR_CONNECTIONS);
+            let deal = move |accepted, place| {
+                // It fails when the server has stopped; then the connection came too late.
+                let _ = here.try_take().map(|here| sender.send((accepted, (place, here))));
+            };
+            let places = Places::new(OPERATOR_CONNECTIONS);
+            self.open(&mut doors, Acceptor::register(listener)?, ServerBound::AdminConnections, places, deal);
+        }
+        if let Some(listener) = listeners.http {
+            let probes = self.probes();
+            let here = Places::new(OPERATOR_CONNECTIONS);
+            let deal = move |accepted, place| {
+                let Some(here) = here.try_take() else { return };
+                match Connection::register(accepted, (place, here)) {
+                    Ok(connection) => drop(tokio::spawn(probes.clone().serve(connection))),
+                    Err(error) => tracing::warn!(%error, "cannot serve an HTTP connection"),
+                }
+            };
+            let places = Places::new(OPERATOR_CONNECTIONS);
+            self.open(&mut http, Acceptor::register(listener)?, ServerBound::HttpConnections, places, deal);
+        }
+        Ok(Running { doors, threads, admin, http })
+    }
+
+    /// Accepts from `door` as long as there are places; beyond, a connection is closed at once, and counted.
+    fn open(
+        &self,
+        doors: &mut JoinSet<()>,
+        door: Acceptor,
+        bound: ServerBound,
+        places: Places,
+        mut deal: impl FnMut(Accepted, Place) + Send + 'static,
+    ) {
+        let metrics = Arc::clone(&self.metrics);
+        doors.spawn(async move {
+            let deal = |accepted| match places.try_take() {
+                Some(place) => deal(accepted, place),
+                None => {
+                    tracing::debug!(bound = bound.name(), "a connection was refused");
+                    metrics.on_bound_reached(bound);
+                }
+            };
+            door.accept_all(deal).await;
+        });
+    }
+
+    fn limiter(&self) -> Grpc {
+        let bounds = &self.settings.bounds;
+        let ttl = TtlRange { default: bounds.reservation_ttl, ..TtlRange::default() };
+        let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
+        let limiter = Limiter::new(store, self.clock.clone(), metrics, ttl, self.settings.header_unit);
+        let routes = services::limiter(limiter, bounds, &self.readiness);
+        let message = (ServerBound::LimiterMessage, bounds.limiter_message_bytes);
+        self.grpc(Guarded::new(routes, self.guard(Some(self.calls.clone()), message)))
+    }
+
+    fn guard(&self, calls: Option<Places>, message: (ServerBound, usize)) -> Arc<Guard> {
+        Arc::new(Guard { metrics: Arc::clone(&self.metrics), calls, message })
+    }
+
+    fn grpc(&self, routes: Guarded<tonic::service::Routes>) -> Grpc {
+        Grpc {
+            routes,
+            streams_per_connection: self.settings.bounds.streams_per_connection,
+            readiness: self.readiness.clone(),
+            drain: self.settings.drain,
+        }
+    }
+
+    fn probes(&self) -> Probes {
+        let (store, metrics, readiness) = (Arc::clone(&self.store), Arc::clone(&self.metrics), self.readiness.clone());
+        let (connections, calls) = (self.connections.clone(), self.calls.clone());
+        let page = move || {
+            let ready = readiness.is_ready();
+            let now = Now { connections: connections.taken(), calls_in_flight: calls.taken(), ready };
+            metrics.draw(&store.stats(), now)
+        };
+        Probes { readiness: self.readiness.clone(), metrics: Arc::new(page) }
+    }
+}
+
+impl Running {
+    /// Closes the doors, waits for what is in flight, then lets go of the rest.
+    async fn drain(mut self) {
+        self.doors.shutdown().await;
+        let threads = Arc::into_inner(self.threads).expect("only the doors had it beside us, and they are closed");
+        let joined = tokio::task::spawn_blocking(|| threads.join());
+        while self.admin.join_next().await.is_some() {}
+        // It catches the threads' panics; it has none of its own.
+        let _ = joined.await;
+        self.http.shutdown().await;
+    }
+}

@@ -1,0 +1,73 @@
+//! Which gRPC services stand on which listener: the limiter's and the admin's, each with health and reflection.
+
+use std::sync::Arc;
+
+use prost_types::FileDescriptorSet;
+use tidegate_proto::v1::admin_service_server::{AdminServiceServer, SERVICE_NAME as ADMIN};
+use tidegate_proto::v1::rate_limiter_service_server::{RateLimiterServiceServer, SERVICE_NAME as LIMITER};
+use tidegate_store::Store;
+use tonic::service::Routes;
+#[cfg(feature = "test-clock")]
+use tonic::service::interceptor::InterceptedService;
+use tonic_reflection::server::Builder as Reflection;
+
+use crate::admin::Admin;
+use crate::clock::Clock;
+use crate::config::Bounds;
+use crate::health::HealthService;
+use crate::limiter::Limiter;
+use crate::readiness::Readiness;
+#[cfg(feature = "test-clock")]
+use crate::test_time;
+
+const HEALTH: &str = "grpc.health.v1.Health";
+
+/// What the limiter's listeners serve.
+pub(crate) fn limiter<S: Store>(limiter: Limiter<S>, bounds: &Bounds, readiness: &Readiness) -> Routes {
+    #[cfg(feature = "test-clock")]
+    let advance = test_time::advance(limiter.store(), limiter.clock());
+    let service = RateLimiterServiceServer::new(limiter).max_decoding_message_size(bounds.limiter_message_bytes);
+    #[cfg(feature = "test-clock")]
+    let service = InterceptedService::new(service, advance);
+    with_health_and_reflection(Routes::new(service), LIMITER, readiness)
+}
+
+/// What the admin listener serves.
+pub(crate) fn admin<S: Store>(store: Arc<S>, clock: Clock, bounds: &Bounds, readiness: &Readiness) -> Routes {
+    #[cfg(feature = "test-clock")]
+    let advance = test_time::advance(Arc::clone(&store), clock.clone());
+    let service = AdminServiceServer::new(Admin::new(store, clock));
+    let service = service.max_decoding_message_size(bounds.admin_message_bytes);
+    #[cfg(feature = "test-clock")]
+    let service = InterceptedService::new(service, advance);
+    with_health_and_reflection(Routes::new(service), ADMIN, readiness)
+}
+
+fn with_health_and_reflection(routes: Routes, service: &'static str, readiness: &Readiness) -> Routes {
+    let reflection = || {
+        Reflection::configure()
+            .register_encoded_file_descriptor_set(tidegate_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(service)
+            .with_service_name(HEALTH)
+    };
+    let built_in = "the descriptors were made by our own build";
+    routes
+        .add_service(HealthService::server(readiness.clone(), service))
+        .add_service(reflection().build_v1().expect(built_in))
+        .add_service(reflection().build_v1alpha().expect(built_in))
+}
+
+/// The path of every method that tidegate serves or will serve, for the labels of metrics.
+pub(crate) fn method_paths() -> Vec<String> {
+    let descriptors: FileDescriptorSet =
+        prost::Message::decode(tidegate_proto::FILE_DESCRIPTOR_SET).expect("the descriptors were made by our own build");
+    let mut paths = vec![format!("/{HEALTH}/Check"), format!("/{HEALTH}/Watch")];
+    for file in &descriptors.file {
+        for service in &file.service {
+            let methods = service.method.iter();
+            paths.extend(methods.map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())));
+        }
+    }
+    paths
+}

@@ -1,0 +1,176 @@
+//! Where tidegate keeps key state, reservations and policy.
+//!
+//! [`Store`] is what the shell sees. Its calls are futures because a shared store asks another machine; the memory store
+//! answers without ever waiting. `docs/decisions/0003-store-seam.md` sketches how the durable and the leased store fit.
+#![forbid(unsafe_code)]
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tidegate_core::ask::Request;
+use tidegate_core::decision::{Answer, Bound, SettleOutcome, WindowStatus};
+use tidegate_core::key::{KeyRef, LimitKey};
+use tidegate_core::policy::{Policy, PolicyWrite, WriteError, WriteResult};
+use tidegate_core::state::SettleCounts;
+use tidegate_core::time::Timestamp;
+use tidegate_core::window::{PerWindow, Tokens};
+
+pub mod memory;
+pub mod reservation_id;
+mod timers;
+
+/// The state of every limit key, and the policy that bounds them.
+///
+/// `now` never needs to be ordered between calls: a key's own time never goes back.
+pub trait Store: Send + Sync + 'static {
+    /// Decides one request and, if it is allowed, reserves, in one atomic step (contract C1, C2).
+    fn check_and_reserve(
+        &self,
+        now: Timestamp,
+        request: &Request<'_>,
+    ) -> impl Future<Output = Result<Reserved, ReserveError>> + Send;
+
+    /// Books `generated_tokens`, the total since admission, and renews the reservation's TTL (C3, C7).
+    fn report_progress(
+        &self,
+        now: Timestamp,
+        reservation_id: &str,
+        generated_tokens: u64,
+    ) -> impl Future<Output = Result<Booked, EndError>> + Send;
+
+    /// Ends the reservation with what was really used (C6).
+    fn settle(
+        &self,
+        now: Timestamp,
+        reservation_id: &str,
+        counts: SettleCounts,
+    ) -> impl Future<Output = Result<Booked, EndError>> + Send;
+
+    /// Ends the reservation with nothing used (C6).
+    fn release(&self, now: Timestamp, reservation_id: &str) -> impl Future<Output = Result<SettleOutcome, EndError>> + Send;
+
+    /// The key's windows now. Reserves nothing, creates no key.
+    fn limits(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send;
+
+    /// Known keys in the order of their names, after `query.after`. Locks a bounded part of the table at a time.
+    fn list_limits(&self, now: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send;
+
+    /// The policy in force, whole.
+    fn policy(&self) -> Arc<Policy>;
+
+    /// Writes policy; when this returns, the next decision uses it, and it is as durable as the store is.
+    fn write_policy(
+        &self,
+        now: Timestamp,
+        write: PolicyWrite,
+    ) -> impl Future<Output = Result<PolicyWritten, WriteError>> + Send;
+
+    /// Does what is due at `now`: expires reservations, forgets what need not be remembered, evicts idle keys. Called a few
+    /// times a second by one background thread; each lock is held for one key.
+    fn on_tick(&self, now: Timestamp);
+
+    /// Counters and gauges for the metrics page.
+    fn stats(&self) -> Stats;
+}
+
+/// The answer to a request, and the id of what it reserved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Decision and windows.
+    pub answer: Answer,
+    /// Names the reservation in later calls; `None` on a denial.
+    pub reservation_id: Option<String>,
+}
+
+/// Why a request was not decided; nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReserveError {
+    /// The caller's: another ask used this request id, or its reservation ended or is older than 60 s. Use a new id.
+    #[error("request_id was used before for another ask, or for a reservation that has ended or is older than 60 s")]
+    RequestIdTaken,
+}
+
+/// What a progress report or a settlement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Booked {
+    /// Whether it took effect.
+    pub outcome: SettleOutcome,
+    /// Whether cached > prompt was counted as cached = prompt.
+    pub clamped: bool,
+    /// Tokens that this call stated for the first time.
+    pub tokens: Tokens,
+}
+
+/// Why a reservation could not be reported on, settled or released; nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndError {
+    /// The caller's: not an id that this store made.
+    #[error("is not a reservation id of this service")]
+    Forged,
+    /// The caller's: progress on a reservation that has ended. Settle it instead.
+    #[error("the reservation has ended; settle it to book its tokens")]
+    Ended,
+    /// The caller's: the reservation is no longer remembered; its tokens are not booked.
+    #[error("the reservation ended more than 15 minutes past its TTL and is no longer remembered")]
+    TooLate,
+}
+
+/// Which keys to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Only this account's.
+    pub account: Option<String>,
+    /// Only this model's.
+    pub model: Option<String>,
+    /// Only this variant's.
+    pub variant: Option<String>,
+    /// Only keys with a window whose limit is at its ceiling.
+    pub at_ceiling: bool,
+    /// Only keys after this one.
+    pub after: Option<LimitKey>,
+    /// At most this many.
+    pub page_size: usize,
+}
+
+/// A page of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// Key and windows, ordered by key.
+    pub rows: Vec<(LimitKey, PerWindow<WindowStatus>)>,
+    /// Whether more follow the last row.
+    pub more: bool,
+}
+
+/// A policy write that took effect.
+#[derive(Clone, Debug)]
+pub struct PolicyWritten {
+    /// What was written, with its new revision and warnings.
+    pub result: WriteResult,
+    /// Whether it survives a restart.
+    pub persisted: bool,
+}
+
+/// Counters since the start, and gauges.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Keys in the table.
+    pub keys: u64,
+    /// Of these, keys of accounts that nobody configured.
+    pub unknown_account_keys: u64,
+    /// Live reservations.
+    pub reservations: u64,
+    /// Ended reservations and request ids that are remembered one by one.
+    pub remembered: u64,
+    /// Tokens held now. Holds that fade are counted as of the key's last call or timer.
+    pub held: Tokens,
+    /// Reservations that ran into their TTL, since the start.
+    pub expired: u64,
+    /// Keys evicted, since the start.
+    pub keys_evicted: u64,
+    /// How often each bound was reached, since the start, in the order of [`Bound::ALL`].
+    pub bound_reached: [u64; Bound::ALL.len()],
+    /// How often an ended reservation was forgotten early because too many were remembered.
+    pub forgotten_early: u64,
+    /// Limit keys whose merged floor is above their merged ceiling, seen since the start.
+    pub floor_above_ceiling: u64,
+}

@@ -1,0 +1,13 @@
+//! What tidegate's end-to-end tests share: the ledgers, the real binary as a child process, a client, the metrics page.
+//!
+//! The tests themselves are in `tests/tests`, one file per kind of promise.
+
+// Whatever goes wrong in here is a failed test: it panics, with what it saw.
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+pub mod gateway;
+pub mod ledger;
+pub mod page;
+pub mod server;
+pub mod skip;
+pub mod truth;
