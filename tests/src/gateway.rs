@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tidegate_proto::v1::admin_service_client::AdminServiceClient;
 use tidegate_proto::v1::rate_limiter_service_client::RateLimiterServiceClient;
 use tidegate_proto::v1::{
-    Account, Bounds, CheckAndReserveRequest, CheckAndReserveResponse, CreateAccountRequest, CreateTierRequest, Decision,
-    GetLimitsRequest, LimitKey, ReleaseRequest, ReleaseResponse, ReportProgressRequest, ReportProgressResponse,
-    ServiceTier, SettleOutcome, SettleRequest, SettleResponse, Tier, Window, WindowBounds, WindowStatus,
+    Account, Bounds, CheckAndReserveRequest, CheckAndReserveResponse, CreateAccountRequest, CreateTierRequest,
+    Decision, GetLimitsRequest, LimitKey, ReleaseRequest, ReleaseResponse, ReportProgressRequest,
+    ReportProgressResponse, ServiceTier, SettleOutcome, SettleRequest, SettleResponse, Tier, Window, WindowBounds,
+    WindowStatus,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -265,8 +266,7 @@ impl Gateway {
     /// # Errors
     /// The call's.
     pub async fn progress(&self, reservation_id: &str, generated: u64) -> Result<ReportProgressResponse, Status> {
-        let request =
-            ReportProgressRequest { reservation_id: reservation_id.into(), generated_tokens: generated };
+        let request = ReportProgressRequest { reservation_id: reservation_id.into(), generated_tokens: generated };
         let sent = self.time.micros();
         let answer = self.limiter.clone().report_progress(self.call(request)).await?.into_inner();
         let when = self.when(sent);
@@ -336,7 +336,8 @@ impl Gateway {
     /// # Panics
     /// If the account has one already.
     pub async fn bound(&self, account: &str, floors: [u64; 3], ceilings: [u64; 3]) {
-        let tier = Tier { name: format!("tier of {account}"), bounds: Some(bounds(floors, ceilings)), ..Tier::default() };
+        let tier =
+            Tier { name: format!("tier of {account}"), bounds: Some(bounds(floors, ceilings)), ..Tier::default() };
         self.tier(account, tier).await;
     }
 

@@ -7,6 +7,7 @@
 
 pub mod gateway;
 pub mod ledger;
+pub mod log;
 pub mod page;
 pub mod server;
 pub mod skip;

@@ -190,7 +190,9 @@ impl Setup {
 fn listener(line: &str, name: &str) -> Option<String> {
     let words = line.split([' ', ';']);
     let address = words.filter_map(|word| word.split_once('=')).find(|(key, _)| *key == name);
-    address.map(|(_, address)| address.split(',').next().unwrap_or(address).to_owned()).filter(|address| address != "off")
+    address
+        .map(|(_, address)| address.split(',').next().unwrap_or(address).to_owned())
+        .filter(|address| address != "off")
 }
 
 fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {

@@ -34,7 +34,10 @@ async fn a_thousand_abandoned_reservations_lock_nobody_out() {
         gateway.allow(&other).await;
     }
     let page = Page::scrape(server.http());
-    assert!(page.sum("tidegate_held_tokens", &[("window", "generated")]) < 1_000.0, "held tokens return without a call");
+    assert!(
+        page.sum("tidegate_held_tokens", &[("window", "generated")]) < 1_000.0,
+        "held tokens return without a call"
+    );
     let windows = gateway.windows(&large).await;
     assert_eq!((windows.generated().held_tokens, windows.generated().remaining_tokens), (0, 10_000), "{windows:?}");
     gateway.allow(&large).await;

@@ -303,7 +303,10 @@ async fn d15_limits_have_a_ceiling_and_neither_jump_nor_ratchet() {
     for _ in 0..48 {
         gateway.advance(30 * MINUTE);
         let limits = gateway.windows(&ask).await.limits();
-        assert!(limits.iter().zip(before).all(|(limit, before)| *limit <= before), "{before:?} to {limits:?} when idle");
+        assert!(
+            limits.iter().zip(before).all(|(limit, before)| *limit <= before),
+            "{before:?} to {limits:?} when idle"
+        );
         before = limits;
     }
     assert_eq!(before, [1_000; 3]);

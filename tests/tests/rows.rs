@@ -177,7 +177,8 @@ async fn a5_tiers_bound_the_limits_and_a_change_of_tier_acts_on_the_next_decisio
     assert_eq!(gateway.deny(&large).await.reason(), DenyReason::NeverFits);
 
     // A tier's bounds on one (model, variant) differ from its bounds elsewhere.
-    let small = ModelBounds { model: "large".into(), variant: "turbo".into(), bounds: Some(bounds([9, 8, 7], [90, 80, 70])) };
+    let small =
+        ModelBounds { model: "large".into(), variant: "turbo".into(), bounds: Some(bounds([9, 8, 7], [90, 80, 70])) };
     let tier = Tier { name: "per model".into(), models: vec![small], ..Tier::default() };
     gateway.tier("modelled", tier).await;
     let ask = Ask::of("modelled");
@@ -283,9 +284,8 @@ async fn a10_a_client_that_waits_as_told_is_admitted() {
 async fn a10_the_wait_is_exact_on_the_test_clock() {
     let server = Setup::test_clock().start();
     let gateway = Gateway::of(&server).await;
-    for (step, (first, second, asked)) in [(60, 40, 10), (60, 40, 60), (60, 40, 61), (1, 99, 2), (100, 0, 100)]
-        .into_iter()
-        .enumerate()
+    for (step, (first, second, asked)) in
+        [(60, 40, 10), (60, 40, 60), (60, 40, 61), (1, 99, 2), (100, 0, 100)].into_iter().enumerate()
     {
         let account = format!("patient {step}");
         gateway.fix(&account, [100, 100, 100]).await;

@@ -1,6 +1,9 @@
 //! The commands, one file each.
 
+pub(crate) mod admin;
 pub(crate) mod check;
+pub(crate) mod config;
 pub(crate) mod health;
 pub(crate) mod replay;
+pub(crate) mod serve;
 pub(crate) mod trace;

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-mod amount;
 mod command;
 mod failure;
 mod output;
@@ -39,9 +38,12 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Serve(command::serve::ServeCommand),
+    Admin(command::admin::AdminArgs),
     Check(command::check::CheckArgs),
     Health(command::health::HealthArgs),
     Replay(command::replay::ReplayArgs),
+    Config(command::config::ConfigArgs),
     Trace(command::trace::TraceArgs),
 }
 
@@ -51,9 +53,12 @@ pub fn main() -> ExitCode {
     // Prints help, version or what is wrong with the arguments, and exits with 0 or 2.
     let cli = Cli::parse();
     let end = match cli.command {
+        Command::Serve(command) => command::serve::run(&command),
+        Command::Admin(args) => block_on(command::admin::run(args)),
         Command::Check(args) => block_on(command::check::run(args)),
         Command::Health(args) => block_on(command::health::run(args)),
         Command::Replay(args) => block_on(command::replay::run(args)),
+        Command::Config(args) => command::config::run(&args),
         Command::Trace(args) => command::trace::run(&args),
     };
     end.unwrap_or_else(|failure| {

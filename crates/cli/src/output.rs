@@ -33,7 +33,7 @@ pub(crate) fn remark(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// A table with a header row and without lines, for people and for `awk` alike.
+/// A table without lines, for people and for `awk` alike.
 pub(crate) struct Rows {
     table: Table,
     numeric: Vec<bool>,
@@ -42,13 +42,17 @@ pub(crate) struct Rows {
 impl Rows {
     /// A table with these columns; `#` before a name aligns the column to the right.
     pub(crate) fn new(columns: &[&str]) -> Self {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        let numeric = columns.iter().map(|name| name.starts_with('#')).collect();
-        let mut rows = Self { table, numeric };
+        let mut rows = Self::without_header(columns);
         let header = rows.aligned(columns.iter().map(|name| name.trim_start_matches('#').to_owned()));
         rows.table.set_header(header);
         rows
+    }
+
+    /// The same columns without their names: the next page of a list.
+    pub(crate) fn without_header(columns: &[&str]) -> Self {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        Self { table, numeric: columns.iter().map(|name| name.starts_with('#')).collect() }
     }
 
     /// Adds a row; control characters in it are shown, not sent to the terminal.

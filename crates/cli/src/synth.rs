@@ -43,7 +43,8 @@ impl SynthTrace {
         arrivals.sort_unstable();
 
         let mut sessions = vec![Session::default(); weights.len()];
-        let mut csv = String::from("t_ms,account,model,prompt_tokens,cached_prompt_tokens,generated_tokens,duration_ms\n");
+        let mut csv =
+            String::from("t_ms,account,model,prompt_tokens,cached_prompt_tokens,generated_tokens,duration_ms\n");
         for (at_ms, account) in arrivals {
             let request = sessions[account].next_request(&mut random);
             let Request { model, prompt_tokens, cached_prompt_tokens, generated_tokens, duration_ms } = request;

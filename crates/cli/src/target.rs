@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use crate::amount::parse_duration;
+use tidegate_server::config::amount::parse_duration;
 use crate::failure::Failure;
 
 /// How long connecting may take before the server counts as not there.
@@ -58,7 +58,8 @@ impl FromStr for Target {
             return Err(TargetError::Surplus(format!("`{}`", &authority[at..])));
         }
         let (host, port) = authority.rsplit_once(':').ok_or(TargetError::NoPort)?;
-        let port_exists = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+        let port_exists =
+            port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
         let bracketed = host.starts_with('[') && host.ends_with(']');
         if host.is_empty() || !port_exists || (host.contains(':') && !bracketed) {
             return Err(TargetError::NoPort);
@@ -88,7 +89,9 @@ impl Target {
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(call_timeout).tcp_nodelay(true);
         endpoint.connect().await.map_err(|error| {
             let why = with_sources(&error);
-            Failure::Failed(format!("cannot connect to {self}: {why}\nIs `tidegate serve` running there? Set --target."))
+            Failure::Failed(format!(
+                "cannot connect to {self}: {why}\nIs `tidegate serve` running there? Set --target."
+            ))
         })
     }
 }

@@ -177,9 +177,8 @@ pub struct Survey {
 
 /// Reads the whole trace once and keeps nothing of it, so that a bad line is reported before anything is played.
 pub fn survey(path: &Path) -> Result<Survey, TraceError> {
-    TraceReader::open(path)?.try_fold(Survey::default(), |survey, row| {
-        Ok(Survey { rows: survey.rows + 1, last_arrival_ms: row?.at_ms })
-    })
+    TraceReader::open(path)?
+        .try_fold(Survey::default(), |survey, row| Ok(Survey { rows: survey.rows + 1, last_arrival_ms: row?.at_ms }))
 }
 
 impl TraceReader {

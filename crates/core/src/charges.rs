@@ -78,7 +78,9 @@ impl<const N: usize> Charges<N> {
     /// Corrects what was charged at `at` from `from` to `to`, where that sub-bucket is still in the window; else answers
     /// `false` and changes nothing. The time at which the sub-bucket leaves does not change.
     pub fn correct(&mut self, at: Timestamp, from: [u64; N], to: [u64; N]) -> bool {
-        let Ok(index) = self.buckets.binary_search_by_key(&at.as_seconds(), |bucket| bucket.second) else { return false };
+        let Ok(index) = self.buckets.binary_search_by_key(&at.as_seconds(), |bucket| bucket.second) else {
+            return false;
+        };
         let bucket = &mut self.buckets[index];
         // Both from the total, so that the sum stays the sum of its parts.
         subtract(&mut self.sum, bucket.tokens);

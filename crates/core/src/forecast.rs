@@ -64,8 +64,8 @@ pub struct Figures {
 pub struct Sample {
     /// What it used.
     pub used: Tokens,
-    /// From admission to settlement.
-    pub duration: Duration,
+    /// From admission to settlement; `None` where the settlement came late and so says nothing about pace.
+    pub duration: Option<Duration>,
 }
 
 const WHOLE_SHARE: u64 = 1 << 16;
@@ -92,13 +92,13 @@ impl Figures {
         self.mean = toward(self.mean, generated, weight);
         let after = self.mean.abs_diff(generated) >> FRACTION;
         self.variance = toward(self.variance, before.saturating_mul(after), weight);
-        if sample.used.generated > 0 {
-            let pace = (micros(sample.duration) / sample.used.generated).min(SLOWEST_MICROS_PER_TOKEN);
+        if let (Some(duration), 1..) = (sample.duration, sample.used.generated) {
+            let pace = (micros(duration) / sample.used.generated).min(SLOWEST_MICROS_PER_TOKEN);
             self.micros_per_token =
                 if self.micros_per_token == 0 { pace } else { toward(self.micros_per_token, pace, weight) };
         }
-        if sample.used.prompt > 0 {
-            let share = sample.used.uncached_prompt.min(sample.used.prompt) * WHOLE_SHARE / sample.used.prompt;
+        let uncached = sample.used.uncached_prompt.min(sample.used.prompt);
+        if let Some(share) = (uncached * WHOLE_SHARE).checked_div(sample.used.prompt) {
             let share = toward(u64::from(self.uncached_share), share, weight);
             self.uncached_share = u32::try_from(share).unwrap_or(1 << 16);
         }
@@ -206,11 +206,7 @@ pub fn stated(request: &Request<'_>) -> Tokens {
 
 /// `mean` moved by 1/`weight` of the way to `sample`.
 fn toward(mean: u64, sample: u64, weight: u64) -> u64 {
-    if sample >= mean {
-        mean.saturating_add((sample - mean).div_ceil(weight))
-    } else {
-        mean - (mean - sample) / weight
-    }
+    if sample >= mean { mean.saturating_add((sample - mean).div_ceil(weight)) } else { mean - (mean - sample) / weight }
 }
 
 #[cfg(test)]

@@ -45,12 +45,13 @@ pub fn render(answer: &Answer, unit: HeaderUnit) -> Vec<(&'static str, String)> 
         headers.push((remaining_name(window), unit.of(status.remaining_tokens).to_string()));
     }
     headers.push(("x-ratelimit-over-limit", String::from(if over_limit { "yes" } else { "no" })));
-    headers.push(("ratelimit-policy", list(windows, |out, status| write!(out, ";q={};qu=\"tokens\";w=60", status.limit_tpm))));
+    headers.push((
+        "ratelimit-policy",
+        list(windows, |out, status| write!(out, ";q={};qu=\"tokens\";w=60", status.limit_tpm)),
+    ));
     headers.push((
         "ratelimit",
-        list(windows, |out, status| {
-            write!(out, ";r={};t={}", status.remaining_tokens, seconds_up(status.reset_after))
-        }),
+        list(windows, |out, status| write!(out, ";r={};t={}", status.remaining_tokens, seconds_up(status.reset_after))),
     ));
     if let Some(denied) = denied {
         if let Some(wait) = denied.retry_after {

@@ -129,7 +129,7 @@ impl<S: Store> RateLimiterService for Limiter<S> {
         let now = self.clock.now();
         let key = convert::limit_key(request.get_ref().key.as_ref())?;
         let policy = self.store.policy();
-        if policy.account(key.account()).is_none() && policy.unknown_accounts() == UnknownAccounts::Forbidden {
+        if !policy.accounts().contains_key(key.account()) && policy.unknown_accounts() == UnknownAccounts::Forbidden {
             return Err(error::not_found(error::Object::Account, key.account()));
         }
         let windows = self.store.limits(now, key).await;

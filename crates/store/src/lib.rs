@@ -47,7 +47,11 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Booked, EndError>> + Send;
 
     /// Ends the reservation with nothing used (C6).
-    fn release(&self, now: Timestamp, reservation_id: &str) -> impl Future<Output = Result<SettleOutcome, EndError>> + Send;
+    fn release(
+        &self,
+        now: Timestamp,
+        reservation_id: &str,
+    ) -> impl Future<Output = Result<SettleOutcome, EndError>> + Send;
 
     /// The key's windows now. Reserves nothing, creates no key.
     fn limits(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send;

@@ -459,7 +459,8 @@ impl MemoryStore {
                 && query.model.as_deref().is_none_or(|model| model == key.model())
                 && query.variant.as_deref().is_none_or(|variant| variant == key.variant())
                 && query.after.as_ref().is_none_or(|after| key.cmp(&after.as_ref()) == Order::Greater)
-                && (!query.at_ceiling || at_ceiling(&entry.state.windows(&self.rules(&entry.resolved, &self.defaults))));
+                && (!query.at_ceiling
+                    || at_ceiling(&entry.state.windows(&self.rules(&entry.resolved, &self.defaults))));
             if wanted && (first.len() < most || first.peek().is_some_and(|last| key < last.as_ref())) {
                 first.push(entry.key.clone());
                 if first.len() > most {

@@ -9,7 +9,7 @@ use tidegate_proto::v1::{
 };
 use tonic::transport::Channel;
 
-use crate::amount::parse_tokens;
+use tidegate_server::config::amount::parse_tokens;
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, printable, remark};
 use crate::status::explain;

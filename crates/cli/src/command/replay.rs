@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::value_parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::amount::parse_duration;
+use tidegate_server::config::amount::parse_duration;
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, remark};
 use crate::target::LimiterTarget;
@@ -141,7 +141,9 @@ impl ReplayArgs {
         }
         if played.behind > Duration::from_secs(1) {
             let behind = played.behind.as_secs_f64();
-            remark(&format!("Calls were made up to {behind:.1} s later than due: lower --speed or raise --concurrency."));
+            remark(&format!(
+                "Calls were made up to {behind:.1} s later than due: lower --speed or raise --concurrency."
+            ));
         }
         if let Some(why) = played.ended_early {
             remark(&format!("The replay ended early: {why}."));

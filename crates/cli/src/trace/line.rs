@@ -52,8 +52,7 @@ impl Columns {
             None | Some("") => Ok(None),
             Some(text) => parse_count(column, text).map(Some),
         };
-        let required =
-            |column, index| optional(column, Some(index))?.ok_or(LineFault::Empty(column));
+        let required = |column, index| optional(column, Some(index))?.ok_or(LineFault::Empty(column));
 
         let prompt_tokens = required("prompt_tokens", self.prompt_tokens)?;
         let cached_prompt_tokens = optional("cached_prompt_tokens", self.cached_prompt_tokens)?;

@@ -18,7 +18,7 @@ fn learned(samples: u32, generated: u64) -> Figures {
     let mut figures = Figures::default();
     for _ in 0..samples {
         let used = Tokens::new(1_000, 250, generated);
-        figures.on_settled(&Sample { used, duration: Duration::from_secs(10) });
+        figures.on_settled(&Sample { used, duration: Some(Duration::from_secs(10)) });
     }
     figures
 }
@@ -70,7 +70,7 @@ fn hostile_counts_saturate() {
     let mut figures = Figures::default();
     for generated in [0, crate::MAX_TOKENS, 0, crate::MAX_TOKENS] {
         let used = Tokens::new(crate::MAX_TOKENS, crate::MAX_TOKENS, generated);
-        figures.on_settled(&Sample { used, duration: Duration::MAX });
+        figures.on_settled(&Sample { used, duration: Some(Duration::MAX) });
     }
     let ask = figures.ask(&request(crate::MAX_TOKENS, None, None), &WIDE);
     assert!(ask.generated <= crate::MAX_TOKENS);

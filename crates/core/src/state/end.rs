@@ -103,8 +103,7 @@ impl KeyState {
     ) -> Result<Booked, EndError> {
         self.advance(now, rules);
         let number = ticket.number;
-        let known = self.known(ticket, rules);
-        let (outcome, reservation) = match known {
+        let (outcome, reservation) = match self.known(ticket, rules) {
             Known::Forgotten => return Err(EndError::TooLate),
             Known::Settled => return Ok(Booked::DUPLICATE),
             Known::Live => (SettleOutcome::Applied, self.take_live(number)),
@@ -124,13 +123,10 @@ impl KeyState {
             self.remember(number, reservation.expires_at.max(self.now), None);
         }
         let used = Tokens::new(prompt[0], prompt[1], reservation.generated);
-        let sample = Sample { used, duration: self.now.since(reservation.admitted_at) };
-        // A late one says nothing about pace, and may be as old as it likes.
-        let sample = matches!(known, Known::Live).then_some(sample);
-        if let Some(sample) = &sample {
-            self.figures.on_settled(sample);
-        }
-        Ok(Booked { outcome, clamped, tokens, sample })
+        let duration = self.now.since(reservation.admitted_at);
+        let sample = Sample { used, duration: (outcome == SettleOutcome::Applied).then_some(duration) };
+        self.figures.on_settled(&sample);
+        Ok(Booked { outcome, clamped, tokens, sample: Some(sample) })
     }
 
     /// Ends the reservation with nothing used (C6): the prompt charge and the hold return. Where progress has shown that the

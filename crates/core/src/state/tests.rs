@@ -54,7 +54,7 @@ impl Key {
     fn try_ask(&mut self, request: &Request<'_>, id: Option<u128>) -> Result<Answer, RequestIdTaken> {
         let number = Number { incarnation: INCARNATION, sequence: self.next };
         self.next += 1;
-        let reserve = Reserve { request, request_id: id, most_reservations: 100 };
+        let reserve = Reserve { request, request_id: id, most_reservations: 100_000 };
         self.call(|state, now, rules| state.reserve(now, rules, &reserve, || Ok(number)))
     }
 
@@ -347,7 +347,7 @@ fn a_bound_never_hides_a_limit() {
     let mut key = Key::new(LIMIT);
     let refuse = |key: &mut Key, prompt| {
         let asked = request(prompt, prompt, 0);
-        let reserve = Reserve { request: &asked, request_id: None, most_reservations: 100 };
+        let reserve = Reserve { request: &asked, request_id: None, most_reservations: 100_000 };
         key.call(|state, now, rules| state.reserve(now, rules, &reserve, || Err(Bound::Reservations))).expect("no id")
     };
     assert_eq!(denial(&refuse(&mut key, 1)), Some(Denial::Capacity(Bound::Reservations)));
@@ -395,6 +395,51 @@ fn what_is_forgotten_was_not_needed() {
     assert_eq!(retention(&mut key), Retention::Idle, "a second settlement must find its first");
     key.now = 600_000 + u64::try_from(MEMORY.as_millis()).expect("short") + 1;
     assert_eq!(retention(&mut key), Retention::Default);
+}
+
+/// Asks whenever it can, in steps of 5 ms, and settles as stated after `duration_ms`, reporting each second. Returns the
+/// share of ten minutes' limit that it got in minutes 2 to 10, of the window that it asks the most of.
+fn saturate(limit: Tokens, asked: &Request<'_>, duration_ms: u64) -> f64 {
+    let mut key = Key::new(limit);
+    let generated = asked.max_generated_tokens.unwrap_or(0);
+    let mut live = Vec::<(Ticket, u64)>::new();
+    let (mut admitted, mut next) = (0_u64, 0);
+    while key.now < 600_000 {
+        live.retain(|(ticket, since)| {
+            let age = key.now - since;
+            if age >= duration_ms {
+                key.settle(ticket, generated).expect("live");
+            } else if age > 0 && age.is_multiple_of(1_000) {
+                key.progress(ticket, generated * age / duration_ms).expect("live");
+            }
+            age < duration_ms
+        });
+        while key.now >= next {
+            match key.ask(asked) {
+                answer if answer.outcome.is_ok() => {
+                    live.push((ticket(&answer, asked), key.now));
+                    admitted += u64::from(key.now >= 60_000);
+                }
+                // Asking again before a second has passed changes little.
+                _ => next = key.now + 50,
+            }
+        }
+        key.now += 5;
+    }
+    let share = |ask: u64, limit: u64| (admitted * ask) as f64 / (9 * limit) as f64;
+    share(asked.prompt_tokens, limit.prompt).max(share(generated, limit.generated))
+}
+
+#[test]
+fn a_client_with_small_asks_gets_its_limit() {
+    let wide = 1 << 30;
+    for duration_ms in [0, 1_000, 20_000] {
+        let prompt = saturate(Tokens::new(60_000, wide, wide), &request(60, 60, 0), duration_ms);
+        let generated = saturate(Tokens::new(wide, wide, 36_000), &request(1, 1, 36), duration_ms);
+        std::println!("{duration_ms} ms: prompt {prompt:.4}, generated {generated:.4}");
+        assert!(prompt >= 0.98, "{duration_ms} ms: prompt {prompt}");
+        assert!(generated >= 0.98, "{duration_ms} ms: generated {generated}");
+    }
 }
 
 /// What a test knows of a live reservation: enough to check C1 without the core's own aggregates.
@@ -572,7 +617,7 @@ proptest! {
             let micros = crate::time::micros(wait);
             let mut early = Key { state: key.state.clone(), ..Key::new(LIMIT) };
             let just_before = at(key.now).after(Duration::from_micros(micros - 1));
-            let reserve = Reserve { request: &asked, request_id: None, most_reservations: 100 };
+            let reserve = Reserve { request: &asked, request_id: None, most_reservations: 100_000 };
             let number = Number { incarnation: INCARNATION, sequence: 1 << 40 };
             let answer = early.call(|state, _, rules| state.reserve(just_before, rules, &reserve, || Ok(number)));
             prop_assert_eq!(answer.map(|answer| denial(&answer)), Ok(Some(Denial::WindowFull)));

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use tidegate_core::time::Timestamp;
+use toml::value::{Datetime, Offset};
 use toml::{Table, Value};
 
 use super::problem::Problems;
@@ -48,9 +50,14 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { quoted(key) } else { format!("{}.{}", self.path, quoted(key)) }
     }
 
-    /// Where this table stands; empty for the whole file.
+    /// Where this table stands.
     pub(super) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Whether there is no `key`.
+    pub(super) fn lacks(&self, key: &str) -> bool {
+        self.table.is_none_or(|table| !table.contains_key(key))
     }
 
     /// The number, text or boolean `key`, as text: what a flag would say.
@@ -90,6 +97,19 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// The instant `key`, written as a TOML date-time with its offset.
+    pub(super) fn instant(&mut self, key: &'static str, problems: &mut Problems) -> Option<Timestamp> {
+        let path = self.path_of(key);
+        let instant = match self.take(key)? {
+            Value::Datetime(datetime) => instant(datetime),
+            _ => None,
+        };
+        if instant.is_none() {
+            problems.add(path, "must be a date, a time and an offset from 1970 on, such as 2027-01-31T12:00:00Z");
+        }
+        instant
     }
 
     /// The named tables under `key` (`[tiers.NAME]`), in the order of their names.
@@ -163,4 +183,20 @@ const fn kind(value: &Value) -> &'static str {
         Value::Array(_) => "an array",
         Value::Table(_) => "a table",
     }
+}
+
+/// The instant that `datetime` names; `None` where date, time or offset are missing, or before 1970.
+fn instant(datetime: &Datetime) -> Option<Timestamp> {
+    let (date, time) = (datetime.date?, datetime.time?);
+    let offset_minutes = match datetime.offset? {
+        Offset::Z => 0,
+        Offset::Custom { minutes } => i64::from(minutes),
+    };
+    // Days since 1970 in the Gregorian calendar, counted in years that begin in March.
+    let (year, month) = (i64::from(date.year), i64::from(date.month));
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + i64::from(date.day) - 719_469;
+    let minutes = days * 1_440 + i64::from(time.hour) * 60 + i64::from(time.minute) - offset_minutes;
+    let seconds = minutes * 60 + i64::from(time.second.unwrap_or(0));
+    u64::try_from(seconds).ok().map(Timestamp::from_seconds)
 }

@@ -70,8 +70,15 @@ impl<Rows: Iterator<Item = Result<TraceRow, TraceError>>> Agenda<Rows> {
     /// The first `max_requests` rows; progress every `progress_every_ms` after the first token.
     pub(super) fn new(rows: Rows, max_requests: u64, progress_every_ms: u64) -> Result<Self, TraceError> {
         let planned = BinaryHeap::new();
-        let mut agenda =
-            Self { rows, rows_left: max_requests, next_row: 0, arrival: None, planned, plans_made: 0, progress_every_ms };
+        let mut agenda = Self {
+            rows,
+            rows_left: max_requests,
+            next_row: 0,
+            arrival: None,
+            planned,
+            plans_made: 0,
+            progress_every_ms,
+        };
         agenda.read_arrival()?;
         Ok(agenda)
     }
@@ -242,12 +249,11 @@ mod tests {
 
     #[test]
     fn an_ended_run_settles_what_was_generated_so_far() {
-        let calls = played(vec![row(0, 100, None), row(100, 100, None), row(9_000, 1, None)], u64::MAX, 1_000, Some(2_500));
+        let calls =
+            played(vec![row(0, 100, None), row(100, 100, None), row(9_000, 1, None)], u64::MAX, 1_000, Some(2_500));
         let ends: Vec<_> = calls.iter().filter(|(_, _, step)| matches!(step, Step::Settle { .. })).collect();
-        let expected = [
-            (2_500, 1, Step::Settle { generated_tokens: 76 }),
-            (2_500, 0, Step::Settle { generated_tokens: 80 }),
-        ];
+        let expected =
+            [(2_500, 1, Step::Settle { generated_tokens: 76 }), (2_500, 0, Step::Settle { generated_tokens: 80 })];
         assert_eq!(ends, expected.iter().collect::<Vec<_>>());
     }
 }

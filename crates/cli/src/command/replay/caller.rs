@@ -16,10 +16,6 @@ use crate::failure::Failure;
 use crate::stopwatch::Stopwatch;
 use crate::target::Target;
 
-/// With the server's build feature `test-clock`: the server advances its clock to this many microseconds since 1970 before
-/// it handles the call, unless it is already there.
-const TEST_NOW_METADATA: &str = "tidegate-test-now-us";
-
 /// Connections to the server, and what a call needs besides its step.
 pub(super) struct Caller {
     clients: Vec<RateLimiterServiceClient<Channel>>,
@@ -136,10 +132,18 @@ fn settle(stream: &Stream, generated_tokens: u64) -> SettleRequest {
     }
 }
 
+/// With the server's build feature `test-clock`, the server advances its clock to `virtual_us` before it handles the call.
+#[cfg(feature = "test-clock")]
 fn timed<Message>(message: Message, virtual_us: Option<u64>) -> Request<Message> {
     let mut request = Request::new(message);
     if let Some(virtual_us) = virtual_us {
-        request.metadata_mut().insert(TEST_NOW_METADATA, virtual_us.into());
+        request.metadata_mut().insert(tidegate_server::test_time::METADATA, virtual_us.into());
     }
     request
+}
+
+/// Without it there is no `--test-clock`, and time passes by itself.
+#[cfg(not(feature = "test-clock"))]
+fn timed<Message>(message: Message, _: Option<u64>) -> Request<Message> {
+    Request::new(message)
 }

@@ -81,7 +81,8 @@ fn requests(tally: &Tally) -> Rows {
     for decision in [Decision::Allow, Decision::RateLimited, Decision::Overloaded, Decision::Forbidden] {
         let label = if decision == Decision::Allow { "admitted" } else { &words::decision(decision.into()) };
         push(label, tally.decided(decision));
-        for ((reason, window), count) in tally.denials.iter().filter(|((reason, _), _)| decision_of(reason) == decision) {
+        for ((reason, window), count) in tally.denials.iter().filter(|((reason, _), _)| decision_of(reason) == decision)
+        {
             let separator = if window.is_empty() { "" } else { ": " };
             push(&format!("  {reason}{separator}{window}"), *count);
         }

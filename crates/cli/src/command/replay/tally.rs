@@ -70,7 +70,8 @@ pub(super) struct LimitCourse {
 
 impl Default for Tally {
     fn default() -> Self {
-        let histogram = || Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("1 <= 60 s, and 3 digits are allowed");
+        let histogram =
+            || Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("1 <= 60 s, and 3 digits are allowed");
         Self {
             requests: 0,
             decisions: BTreeMap::new(),

@@ -1,0 +1,138 @@
+//! `tidegate admin limits`.
+
+use serde_json::{Value, json};
+use tidegate_proto::v1::{KeyLimits, ListLimitsRequest};
+
+use super::Session;
+use super::listing::{Listing, PAGE_SIZE};
+use crate::failure::Failure;
+use crate::output::{grouped, print, print_json, printable};
+use crate::words::{self, WINDOWS};
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegate admin limits list --account acme
+  tidegate admin limits list --at-ceiling
+  tidegate admin limits list --model large --variant turbo --json
+  tidegate admin limits show --account acme --model large --variant turbo";
+
+/// Limits: what each key may use now, and what it uses
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct LimitsArgs {
+    #[command(subcommand)]
+    pub(super) command: LimitsCommand,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(super) enum LimitsCommand {
+    /// List the keys that the server holds: used / limit of each window, tokens per minute
+    #[command(after_help = EXAMPLES)]
+    List {
+        /// Only this account
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+        /// Only this model
+        #[arg(long, value_name = "NAME")]
+        model: Option<String>,
+        /// Only this variant; "" is the regular one
+        #[arg(long, value_name = "NAME")]
+        variant: Option<String>,
+        /// Only keys with a limit that cannot grow any more
+        #[arg(long)]
+        at_ceiling: bool,
+    },
+    /// Show the windows of one key
+    #[command(after_help = EXAMPLES)]
+    Show {
+        /// The account
+        #[arg(long, value_name = "NAME")]
+        account: String,
+        /// The model
+        #[arg(long, value_name = "NAME")]
+        model: String,
+        /// Its variant; without it, the regular one
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        variant: String,
+    },
+}
+
+const LISTING: Listing<KeyLimits> = Listing {
+    columns: &["ACCOUNT", "MODEL", "VARIANT", "TIER", "#PROMPT", "#UNCACHED PROMPT", "#GENERATED", "#LIVE"],
+    cells: |limits| {
+        let key = limits.key.clone().unwrap_or_default();
+        let mut cells = vec![key.account, key.model, key.variant, limits.tier.clone()];
+        cells.extend(WINDOWS.map(|window| {
+            let status = limits.windows.iter().find(|status| status.window() == window);
+            status
+                .map(|status| format!("{} / {}", grouped(status.used_tokens), grouped(status.limit_tpm)))
+                .unwrap_or_default()
+        }));
+        cells.push(grouped(limits.live_reservations));
+        cells
+    },
+    json: to_json,
+};
+
+/// Runs one command.
+pub(super) async fn run(mut session: Session, command: LimitsCommand) -> Result<(), Failure> {
+    match command {
+        LimitsCommand::List { account, model, variant, at_ceiling } => {
+            let query = ListLimitsRequest {
+                page_size: PAGE_SIZE,
+                page_token: String::new(),
+                account,
+                model,
+                variant,
+                at_ceiling,
+            };
+            let pages = LISTING.print_pages(&mut session, "ListLimits", async |session: &mut Session, page_token| {
+                let page =
+                    session.client.list_limits(ListLimitsRequest { page_token, ..query.clone() }).await?.into_inner();
+                Ok((page.limits, page.next_page_token))
+            });
+            pages.await
+        }
+        LimitsCommand::Show { account, model, variant } => {
+            let query = ListLimitsRequest {
+                page_size: 1,
+                account: Some(account),
+                model: Some(model),
+                variant: Some(variant),
+                ..ListLimitsRequest::default()
+            };
+            let answer = session.client.list_limits(query).await.map_err(session.explain("ListLimits"))?;
+            match answer.into_inner().limits.first() {
+                Some(limits) => show(&session, limits),
+                None => Err(Failure::Failed("the server holds no such key: its limits are at their floor".to_owned())),
+            }
+        }
+    }
+}
+
+fn show(session: &Session, limits: &KeyLimits) -> Result<(), Failure> {
+    if session.json {
+        return print_json(&to_json(limits));
+    }
+    let bounds = limits.windows.iter().map(|status| {
+        let (floor, ceiling) = (grouped(status.floor_tpm), grouped(status.ceiling_tpm));
+        format!("{} moves between {floor} and {ceiling} TPM\n", words::window(status.window))
+    });
+    print(&format!(
+        "tier {}, {} live reservations\n\n{}\n{}",
+        printable(&limits.tier),
+        grouped(limits.live_reservations),
+        words::window_table(&limits.windows),
+        bounds.collect::<String>()
+    ))
+}
+
+fn to_json(limits: &KeyLimits) -> Value {
+    let key = limits.key.clone().unwrap_or_default();
+    json!({
+        "key": { "account": key.account, "model": key.model, "variant": key.variant },
+        "tier": limits.tier,
+        "windows": limits.windows.iter().map(words::window_json).collect::<Vec<_>>(),
+        "live_reservations": limits.live_reservations,
+    })
+}

@@ -1,0 +1,110 @@
+//! What every write takes, and what is told about it afterwards.
+
+use prost_types::FieldMask;
+use serde_json::{Value, json};
+use tidegate_proto::v1::{LimitChange, WriteOptions};
+
+use super::Session;
+use super::listing::Listing;
+use crate::failure::Failure;
+use crate::output::{print, print_json, remark};
+use crate::words;
+
+/// How to write.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Audit")]
+pub(super) struct WriteFlags {
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(super) reason: String,
+
+    /// Who, for the audit log
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "USER",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    actor: String,
+
+    /// Refuse unless the object still has this revision
+    #[arg(long, value_name = "N")]
+    expected_revision: Option<u64>,
+}
+
+impl WriteFlags {
+    /// As the wire wants them.
+    pub(super) fn to_wire(&self) -> Option<WriteOptions> {
+        Some(WriteOptions {
+            expected_revision: self.expected_revision,
+            dry_run: false,
+            reason: self.reason.clone(),
+            actor: self.actor.clone(),
+        })
+    }
+
+    /// The same, but refused if somebody wrote since `revision` was read; a stated revision must agree with it.
+    pub(super) fn to_wire_at(&self, revision: u64) -> Option<WriteOptions> {
+        let expected_revision = self.expected_revision.or(Some(revision));
+        self.to_wire().map(|options| WriteOptions { expected_revision, ..options })
+    }
+}
+
+/// What a write's answer says besides the object.
+pub(super) struct Written {
+    pub(super) changes: Vec<LimitChange>,
+    pub(super) persisted: bool,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Written {
+    /// Shows the object as it is now; warnings go to standard error (with --json, into the object too).
+    pub(super) fn print<Item>(
+        &self,
+        session: &Session,
+        listing: &Listing<Item>,
+        item: Option<&Item>,
+    ) -> Result<(), Failure> {
+        if session.json {
+            print_json(&json!({
+                "object": item.map(listing.json),
+                "persisted": self.persisted,
+                "warnings": self.warnings,
+                "changes": self.changes.iter().map(change).collect::<Vec<_>>(),
+            }))?;
+        } else {
+            match item {
+                Some(item) => listing.print_one(session, item)?,
+                None => print("deleted")?,
+            }
+        }
+        for warning in &self.warnings {
+            remark(&format!("warning: {warning}"));
+        }
+        if !self.persisted {
+            remark("The write is in force, but lost at the next restart: the server has no durable store.");
+        }
+        Ok(())
+    }
+}
+
+/// A mask of these paths. None at all would mean every field, so that is refused.
+pub(super) fn mask(paths: Vec<String>) -> Result<Option<FieldMask>, Failure> {
+    if paths.is_empty() {
+        return Err(Failure::Usage("nothing to change: name at least one field by its flag, see --help".to_owned()));
+    }
+    Ok(Some(FieldMask { paths }))
+}
+
+fn change(change: &LimitChange) -> Value {
+    let key = change.key.clone().unwrap_or_default();
+    json!({
+        "key": { "account": key.account, "model": key.model, "variant": key.variant },
+        "window": words::window(change.window),
+        "limit_tpm": [change.limit_before_tpm, change.limit_after_tpm],
+        "floor_tpm": [change.floor_before_tpm, change.floor_after_tpm],
+        "ceiling_tpm": [change.ceiling_before_tpm, change.ceiling_after_tpm],
+    })
+}
