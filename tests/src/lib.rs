@@ -5,6 +5,7 @@
 // Whatever goes wrong in here is a failed test: it panics, with what it saw.
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+pub mod bare;
 pub mod gateway;
 pub mod ledger;
 pub mod log;

@@ -245,12 +245,20 @@ fn every_mistake_in_the_configuration_is_reported_at_once_with_its_path() {
         [bounds]
         keys = -1
         reservation_ttl = "2h"
-        [tiers.tier-1]
+        [tiers.tier-1.bounds]
         prompt = { floor = "10", ceiling = "9" }
         [accounts.acme]
         tier = "no such tier"
     "#;
-    let named = ["listen", "colour", "bounds.keys", "bounds.reservation_ttl", "tier-1", "acme", "no such tier"];
+    let named = [
+        "listen",
+        "colour",
+        "bounds.keys",
+        "bounds.reservation_ttl",
+        "tiers.tier-1.bounds.prompt",
+        "acme",
+        "no such tier",
+    ];
     assert_refused(Setup::release().config(config), 2, &named);
     let missing = Setup::release().arguments(["--config", "/nowhere/tidegate.toml"]);
     assert_refused(missing, 2, &["/nowhere/tidegate.toml"]);

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tidegate_tests::bare;
 use tidegate_tests::gateway::{Gateway, bounds};
 use tidegate_tests::log::{CallLog, TraceSum};
 use tidegate_tests::server::{Build, Server, Setup, root};
@@ -82,6 +83,13 @@ async fn keeps_the_limits_at_default_floors(trace: &Path) {
     println!("{}: the truth ledger's largest excess: {}", name(trace), truth.statement());
     verdict.assert_clean();
     assert_eq!(u64::try_from(verdict.allows), Ok(number(&result, "/admitted")), "the log is whole");
+
+    let bare = bare::compare(&log);
+    println!("{}: the bare core, given the same calls: {bare:?}", name(trace));
+    assert_eq!(bare.requests, expected.requests);
+    for window in 0..2 {
+        assert!(bare.tokens_differ[window] * 50 <= bare.tokens[window], "at most 2 % of the tokens differ: {bare:?}");
+    }
 }
 
 #[tokio::test]

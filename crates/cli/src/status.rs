@@ -14,7 +14,10 @@ pub(crate) fn explain(call: &str, target: &Target, status: &Status) -> Failure {
     let reason = details.error_info().map(|info| format!(" ({})", info.reason)).unwrap_or_default();
     let mut text = format!("{call} at {target}: {}{reason}: {}", code_name(status.code()), status.message());
     for violation in details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default() {
-        text.push_str(&format!("\n  {}: {}", violation.field, violation.description));
+        // tidegate's message names a single field itself.
+        if status.message() != format!("{} {}", violation.field, violation.description) {
+            text.push_str(&format!("\n  {}: {}", violation.field, violation.description));
+        }
     }
     if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
         text.push_str(&format!("\n  try again after {} ms", delay.as_millis()));
@@ -61,6 +64,13 @@ mod tests {
         let text = "CheckAndReserve at unix:/run/t.sock: INVALID_ARGUMENT (INVALID_FIELD): 1 field is invalid\n  \
                     key.account: must not be empty";
         assert_eq!(explain("CheckAndReserve", &target, &status), Failure::Usage(text.to_owned()));
+        let once = Status::with_error_details(Code::InvalidArgument, "key.account must not be empty", {
+            let mut details = ErrorDetails::new();
+            details.add_bad_request_violation("key.account", "must not be empty");
+            details
+        });
+        let text = "CheckAndReserve at unix:/run/t.sock: INVALID_ARGUMENT: key.account must not be empty";
+        assert_eq!(explain("CheckAndReserve", &target, &once), Failure::Usage(text.to_owned()));
         let plain = explain("Settle", &target, &Status::unavailable("gone"));
         assert_eq!(plain, Failure::Failed("Settle at unix:/run/t.sock: UNAVAILABLE: gone".to_owned()));
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use tidegate_server::config::amount::parse_duration;
 use crate::failure::Failure;
+use tidegate_server::config::amount::parse_duration;
 
 /// How long connecting may take before the server counts as not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

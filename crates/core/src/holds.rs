@@ -72,6 +72,12 @@ impl Hold {
         self.tokens
     }
 
+    /// Tokens, and the seconds of the last report, of the expected end, and of the end of the fading.
+    #[cfg(test)]
+    pub(crate) const fn course(&self) -> [u64; 4] {
+        [self.tokens, self.since, self.end, self.gone]
+    }
+
     fn rise(&self) -> i128 {
         let seconds = i128::from(self.end - self.since);
         ((i128::from(self.tokens) << FRACTION) + seconds - 1) / seconds

@@ -80,7 +80,7 @@ pub struct Tier {
     pub models: Vec<ModelBounds>,
     /// The law profile; empty: `default`.
     pub law_profile: String,
-    /// Set by the store with every write; ascending.
+    /// 1 at creation, one more with every write.
     pub revision: u64,
 }
 
@@ -93,7 +93,7 @@ pub struct Account {
     pub tier: String,
     /// Whether every request is refused.
     pub blocked: bool,
-    /// Set by the store with every write; ascending.
+    /// 1 at creation, one more with every write.
     pub revision: u64,
 }
 
@@ -108,12 +108,12 @@ pub struct Model {
     pub bounds: WindowBounds,
     /// The law profile; empty: the tier's.
     pub law_profile: String,
-    /// Set by the store with every write; ascending.
+    /// 1 at creation, one more with every write.
     pub revision: u64,
 }
 
 /// Which keys of an account an override covers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Scope {
     /// The account.
     pub account: String,
@@ -136,7 +136,7 @@ pub struct Override {
     pub reason: String,
     /// When it ends; `None`: when it is deleted.
     pub expires_at: Option<Timestamp>,
-    /// Set by the store with every write; ascending.
+    /// 1 at creation, one more with every write.
     pub revision: u64,
 }
 
@@ -158,12 +158,13 @@ pub struct Policy {
     unknown_accounts: UnknownAccounts,
     profiles: Arc<BTreeMap<String, LawParams>>,
     tiers: Arc<BTreeMap<String, Tier>>,
-    accounts: Arc<BTreeMap<String, Account>>,
+    /// Shared entry by entry too: there may be a million, and a write copies the map.
+    accounts: Arc<BTreeMap<Arc<str>, Arc<Account>>>,
     /// By name and variant.
     models: Arc<BTreeMap<(String, String), Model>>,
     overrides: Arc<BTreeMap<String, Override>>,
-    /// The ids of an account's overrides.
-    overrides_of: Arc<BTreeMap<String, Vec<String>>>,
+    /// The latest override of each scope, by id: the one that may be in force.
+    by_scope: Arc<BTreeMap<Scope, String>>,
 }
 
 impl Policy {
@@ -189,7 +190,7 @@ impl Policy {
             accounts: Arc::default(),
             models: Arc::default(),
             overrides: Arc::default(),
-            overrides_of: Arc::default(),
+            by_scope: Arc::default(),
         }
     }
 
@@ -248,7 +249,7 @@ impl Policy {
 
     /// The configured accounts by name.
     #[must_use]
-    pub fn accounts(&self) -> &BTreeMap<String, Account> {
+    pub fn accounts(&self) -> &BTreeMap<Arc<str>, Arc<Account>> {
         &self.accounts
     }
 

@@ -4,6 +4,7 @@
 //! [`InvalidField`] with the path of its first bad field. An enum value that this version does not know is refused where
 //! it would change the decision.
 
+pub mod admin;
 pub mod answer;
 pub mod request;
 pub mod settlement;

@@ -3,6 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
+use tidegate_core::law::level::STEPS_PER_OCTAVE;
+use tidegate_core::law::{LawParams, MaxStep};
+use tidegate_core::policy::{DEFAULT_PROFILE, Policy};
+
 use crate::config::{Address, ProcessSettings};
 use crate::listen::{Listener, Listeners};
 
@@ -28,9 +32,9 @@ impl Served {
 
     /// The last line before serving. Where the limiter is on TCP and on a Unix socket, it names the TCP address.
     fn line(&self) -> String {
-        let name = |address: Option<&Address>| address.map_or_else(|| "off".to_owned(), Address::to_string);
-        let (limiter, admin, http) = (self.limiter.first(), self.admin.as_ref(), self.http.as_ref());
-        let mut line = format!("listening limiter={} admin={} http={}", name(limiter), name(admin), name(http));
+        let limiter = self.limiter.first();
+        let (admin, http) = (name(self.admin.as_ref()), name(self.http.as_ref()));
+        let mut line = format!("listening limiter={} admin={admin} http={http}", name(limiter));
         line.push_str("; try: tidegate check --account demo --model demo --prompt 1000");
         let target = match limiter {
             Some(Address::Tcp(tcp)) if tcp.ip().is_unspecified() => format!("http://127.0.0.1:{}", tcp.port()),
@@ -45,13 +49,25 @@ impl Served {
     }
 }
 
+fn name(address: Option<&Address>) -> String {
+    address.map_or_else(|| "off".to_owned(), Address::to_string)
+}
+
 /// Says what an operator should know before relying on it.
-pub(crate) fn print_notices(settings: &ProcessSettings) {
+pub(crate) fn print_notices(settings: &ProcessSettings, policy: &Policy) {
     let bytes = settings.bounds.store.memory_bytes();
     say(&format!("tidegate {}, {} threads", env!("CARGO_PKG_VERSION"), settings.threads));
-    say("memory only: windows, limits and admin writes are lost when the process ends; the file is policy at each start");
+    say(
+        "memory only: windows, limits and admin writes are lost when the process ends; the file is policy at each start",
+    );
     say("limits are per process: two processes admit twice as much");
     say(&format!("the configured bounds can take {:.1} GiB of memory", gibibytes(bytes)));
+    let tier = policy.default_tier();
+    let profile = policy.tiers().get(tier).map(|tier| tier.law_profile.as_str()).filter(|profile| !profile.is_empty());
+    let profile = profile.unwrap_or(DEFAULT_PROFILE);
+    if let Some(law) = policy.profiles().get(profile) {
+        say(&format!("limits of {tier}, law profile {profile}: {}", law_facts(law)));
+    }
     if let Some(path) = &settings.listeners.unix_socket {
         say(&format!("the limiter listens on unix:{} too", path.display()));
     }
@@ -63,13 +79,39 @@ pub(crate) fn print_notices(settings: &ProcessSettings) {
 /// Says where it listens: the last line before it serves.
 pub(crate) fn print_listening(served: &Served) {
     say(&served.line());
-    tracing::info!(limiter = ?served.limiter, admin = ?served.admin, http = ?served.http, "serving");
+    for limiter in &served.limiter {
+        tracing::info!(%limiter, admin = name(served.admin.as_ref()), http = name(served.http.as_ref()), "serving");
+    }
 }
 
 /// A reader that went away is no reason not to serve.
 fn say(line: &str) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// What the law's steps mean, in minutes.
+fn law_facts(law: &LawParams) -> String {
+    let steps = law.steps();
+    let octave = f64::from(STEPS_PER_OCTAVE);
+    if steps.growth == 0 {
+        return "they do not grow".to_owned();
+    }
+    let (growth, decay) = (f64::from(steps.growth), f64::from(steps.decay));
+    let tenfold = (octave * 10_f64.log2() / growth).ceil();
+    let hold = f64::from(steps.reserve) / decay;
+    let half = hold + octave / decay;
+    let duty = (decay + f64::from(steps.rise)) / decay;
+    let lead = octave / growth * (1_000.0 / f64::from(steps.slow_permille.max(1))).log2();
+    let cap = match steps.max_step {
+        MaxStep::Off => String::new(),
+        MaxStep::Tokens(tokens) => format!(", at most {tokens} TPM more per minute"),
+        MaxStep::PermilleOfFloor(permille) => format!(", at most {} floors more per minute", f64::from(permille) / 1e3),
+    };
+    format!(
+        "10x in {tenfold:.0} min of full use{cap}; held for {hold:.0} min after use, half after {half:.0}; kept by one used \
+         minute in {duty:.0}; safe for a replica lead time of {lead:.0} min"
+    )
 }
 
 fn gibibytes(bytes: u64) -> f64 {
@@ -81,6 +123,16 @@ fn gibibytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_laws_facts_are_those_of_its_page() {
+        let facts = law_facts(&LawParams::DEFAULT);
+        for fact in ["10x in 34 min", "held for 45 min", "half after 105", "minute in 13", "lead time of 5 min"] {
+            assert!(facts.contains(fact), "{fact} in {facts}");
+        }
+        assert!(law_facts(&LawParams::PUBLISHED).contains("at most 0.23 floors more per minute"));
+        assert_eq!(law_facts(&LawParams::STATIC), "they do not grow");
+    }
 
     #[test]
     fn the_line_says_where_and_what_to_try() {

@@ -124,7 +124,8 @@ impl Guard {
     /// after their first answer are not seen here.
     fn on_answer(&self, path: &str, response: http::Response<Body>) -> http::Response<Body> {
         // An answered call has its status in trailers: only an error is in the headers.
-        let Some(status) = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok) else {
+        let Some(status) = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok)
+        else {
             return response;
         };
         let completed = if status.details().is_empty() { self.completed(&status) } else { None };

@@ -34,6 +34,8 @@ pub struct Config {
     pub process: ProcessSettings,
     /// Tiers, accounts, models, overrides.
     pub policy: Policy,
+    /// What an operator should know, though it is no mistake: where a floor wins over a ceiling.
+    pub warnings: Vec<Problem>,
 }
 
 /// The configuration that flags, environment and file give together.
@@ -59,9 +61,9 @@ fn load_with(args: &ServeArgs, environment: Environment<'_>) -> Result<Config, P
     let table = file.and_then(|path| read(&path, &mut from.problems));
     let mut root = Section::root(table.as_ref());
     let process = process::read(args, &mut root, &mut from);
-    let policy = policy::read(&mut root, &mut from.problems);
+    let policy::Described { policy, warnings } = policy::read(&mut root, &mut from.problems);
     root.finish(&mut from.problems);
-    from.problems.into_result(Config { process, policy })
+    from.problems.into_result(Config { process, policy, warnings })
 }
 
 /// The file's table; `None` where it cannot be read or is no TOML, which is noted.

@@ -13,7 +13,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::readiness::Readiness;
+use crate::readiness::{Phase, Readiness};
 
 /// The health service of one listener.
 #[derive(Clone, Debug)]
@@ -33,8 +33,8 @@ impl HealthService {
     }
 }
 
-fn status(readiness: &Readiness) -> HealthCheckResponse {
-    let status = if readiness.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
+fn status(ready: bool) -> HealthCheckResponse {
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
     HealthCheckResponse { status: status.into() }
 }
 
@@ -44,7 +44,7 @@ impl Health for HealthService {
 
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         if self.knows(&request.get_ref().service) {
-            return Ok(Response::new(status(&self.readiness)));
+            return Ok(Response::new(status(self.readiness.is_ready())));
         }
         Err(Status::not_found(format!("service: this listener serves {} only", self.service)))
     }
@@ -55,11 +55,12 @@ impl Health for HealthService {
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
             loop {
+                let phase = readiness.see();
                 let answer = match known {
-                    true => status(&readiness),
+                    true => status(phase == Phase::Serving),
                     false => HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() },
                 };
-                if sender.send(Ok(answer)).await.is_err() || readiness.is_stopping() {
+                if sender.send(Ok(answer)).await.is_err() || phase == Phase::Stopping {
                     return;
                 }
                 tokio::select! {

@@ -58,12 +58,7 @@ impl<S> Limiter<S> {
 
 impl<S> Clone for Limiter<S> {
     fn clone(&self) -> Self {
-        Self {
-            store: Arc::clone(&self.store),
-            clock: self.clock.clone(),
-            metrics: Arc::clone(&self.metrics),
-            ..*self
-        }
+        Self { store: Arc::clone(&self.store), clock: self.clock.clone(), metrics: Arc::clone(&self.metrics), ..*self }
     }
 }
 
@@ -149,10 +144,7 @@ impl<S: Store> RateLimiterService for Limiter<S> {
 
     type PipelineStream = Pin<Box<dyn Stream<Item = Result<PipelineResponse, Status>> + Send>>;
 
-    async fn pipeline(
-        &self,
-        _: Request<Streaming<PipelineRequest>>,
-    ) -> Result<Response<Self::PipelineStream>, Status> {
+    async fn pipeline(&self, _: Request<Streaming<PipelineRequest>>) -> Result<Response<Self::PipelineStream>, Status> {
         Err(error::unimplemented("Pipeline"))
     }
 

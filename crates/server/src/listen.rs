@@ -179,7 +179,10 @@ mod tests {
         assert_ne!(taken.port(), 0);
         let again = ListenerSettings { limiter: Some(taken), ..settings(None) };
         let error = Listeners::bind(&again).expect_err("taken").to_string();
-        assert_eq!(error, format!("--listen: cannot listen on {taken}: address in use (is another tidegate serving it?)"));
+        assert_eq!(
+            error,
+            format!("--listen: cannot listen on {taken}: address in use (is another tidegate serving it?)")
+        );
         drop(first);
         Listeners::bind(&again).expect("free again");
     }
@@ -191,7 +194,10 @@ mod tests {
         let first = Listeners::bind(&settings(Some(path.clone()))).expect("a new socket");
         assert_eq!(path.metadata().expect("the file").permissions().mode() & 0o777, 0o660);
         let error = Listeners::bind(&settings(Some(path.clone()))).expect_err("taken").to_string();
-        assert!(error.starts_with("--unix-socket: cannot listen on unix:") && error.contains("address in use"), "{error}");
+        assert!(
+            error.starts_with("--unix-socket: cannot listen on unix:") && error.contains("address in use"),
+            "{error}"
+        );
         drop(first);
         assert!(!path.exists(), "removed when it closes");
 

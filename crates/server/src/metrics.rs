@@ -121,10 +121,8 @@ impl Metrics {
         let one = |label, value| vec![Label::from_static_parts(label, value)];
         let tokens = |kind| {
             PerWindow::from_fn(|window: Window| {
-                let labels = vec![
-                    Label::from_static_parts("window", window.name()),
-                    Label::from_static_parts("kind", kind),
-                ];
+                let labels =
+                    vec![Label::from_static_parts("window", window.name()), Label::from_static_parts("kind", kind)];
                 counter(&catalogue::TOKENS, labels)
             })
         };
@@ -146,9 +144,7 @@ impl Metrics {
             on_scrape: OnScrape {
                 reservations: gauge(&catalogue::RESERVATIONS, Vec::new()),
                 remembered: gauge(&catalogue::REMEMBERED, Vec::new()),
-                held: PerWindow::from_fn(|window: Window| {
-                    gauge(&catalogue::HELD_TOKENS, one("window", window.name()))
-                }),
+                held: PerWindow::from_fn(|window: Window| gauge(&catalogue::HELD_TOKENS, one("window", window.name()))),
                 keys: gauge(&catalogue::KEYS, Vec::new()),
                 unknown_account_keys: gauge(&catalogue::UNKNOWN_ACCOUNT_KEYS, Vec::new()),
                 keys_evicted: counter(&catalogue::KEYS_EVICTED, Vec::new()),

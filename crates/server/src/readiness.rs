@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 /// The life of a serving process, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     Starting,
     Serving,
     Stopping,
@@ -43,11 +43,6 @@ impl Readiness {
         *self.0.borrow() == Phase::Serving
     }
 
-    /// Whether the process is about to end.
-    pub(crate) fn is_stopping(&self) -> bool {
-        *self.0.borrow() == Phase::Stopping
-    }
-
     /// Resolves when the process is about to end.
     pub(crate) fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut phase = self.0.clone();
@@ -57,7 +52,12 @@ impl Readiness {
         }
     }
 
-    /// Resolves at the next change; `false`: there is none any more.
+    /// Where the process is; what comes after it is a change.
+    pub(crate) fn see(&mut self) -> Phase {
+        *self.0.borrow_and_update()
+    }
+
+    /// Resolves at the next change since [`Readiness::see`]; `false`: there is none any more.
     pub(crate) async fn changed(&mut self) -> bool {
         self.0.changed().await.is_ok()
     }

@@ -48,11 +48,14 @@ pub fn serve(config: Config) -> ExitCode {
 }
 
 fn try_serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
-    let Config { process, policy } = config;
+    let Config { process, policy, warnings } = config;
+    for warning in &warnings {
+        tracing::warn!(path = warning.path, "{}", warning.message);
+    }
     signals::raise_open_files();
     let listeners = Listeners::bind(&process.listeners)?;
     let clock = start_clock(&process);
-    banner::print_notices(&process);
+    banner::print_notices(&process, &policy);
     let store = MemoryStore::new(process.bounds.store, process.forecast, policy)?;
     run(listeners, clock, Arc::new(store), &process, banner::print_listening, signals::stop())?;
     tracing::info!("stopped");
@@ -140,7 +143,13 @@ impl<S: Store> Shell<'_, S> {
         for listener in listeners.limiter {
             let threads = Arc::clone(&threads);
             let deal = move |accepted, place| threads.deal(accepted, place);
-            self.open(&mut doors, Acceptor::register(listener)?, ServerBound::Connections, self.connections.clone(), deal);
+            self.open(
+                &mut doors,
+                Acceptor::register(listener)?,
+                ServerBound::Connections,
+                self.connections.clone(),
+                deal,
+            );
         }
         if let Some(listener) = listeners.admin {
             let (sender, queue) = unbounded_channel();

@@ -60,8 +60,8 @@ fn with_health_and_reflection(routes: Routes, service: &'static str, readiness: 
 
 /// The path of every method that tidegate serves or will serve, for the labels of metrics.
 pub(crate) fn method_paths() -> Vec<String> {
-    let descriptors: FileDescriptorSet =
-        prost::Message::decode(tidegate_proto::FILE_DESCRIPTOR_SET).expect("the descriptors were made by our own build");
+    let descriptors: FileDescriptorSet = prost::Message::decode(tidegate_proto::FILE_DESCRIPTOR_SET)
+        .expect("the descriptors were made by our own build");
     let mut paths = vec![format!("/{HEALTH}/Check"), format!("/{HEALTH}/Watch")];
     for file in &descriptors.file {
         for service in &file.service {

@@ -43,8 +43,8 @@ impl Grpc {
     /// Serves what comes out of `queue`; once the process is stopping, answers what is in flight and returns, at the latest
     /// when the drain is over.
     pub(crate) async fn serve(self, queue: Queue) {
-        let connections = UnboundedReceiverStream::new(queue)
-            .map(|(accepted, places)| Connection::register(accepted, places));
+        let connections =
+            UnboundedReceiverStream::new(queue).map(|(accepted, places)| Connection::register(accepted, places));
         let served = Server::builder()
             .max_concurrent_streams(self.streams_per_connection)
             .http2_keepalive_interval(Some(PING_INTERVAL))

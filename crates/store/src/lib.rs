@@ -128,7 +128,7 @@ pub struct ListQuery {
     pub model: Option<String>,
     /// Only this variant's.
     pub variant: Option<String>,
-    /// Only keys with a window whose limit is at its ceiling.
+    /// Only keys with a window whose limit is at its ceiling, and that ceiling above its floor.
     pub at_ceiling: bool,
     /// Only keys after this one.
     pub after: Option<LimitKey>,
@@ -136,11 +136,22 @@ pub struct ListQuery {
     pub page_size: usize,
 }
 
+/// The limits of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyLimits {
+    /// Whose.
+    pub key: LimitKey,
+    /// Its windows now.
+    pub windows: PerWindow<WindowStatus>,
+    /// Its live reservations.
+    pub reservations: usize,
+}
+
 /// A page of keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListPage {
-    /// Key and windows, ordered by key.
-    pub rows: Vec<(LimitKey, PerWindow<WindowStatus>)>,
+    /// Ordered by key.
+    pub rows: Vec<KeyLimits>,
     /// Whether more follow the last row.
     pub more: bool,
 }

@@ -27,7 +27,7 @@ use tidegate_core::window::{PerWindow, Tokens, WINDOW};
 
 use crate::reservation_id::{self, ChecksumKey};
 use crate::timers::{Fingerprint, Timers};
-use crate::{Booked, EndError, ListPage, ListQuery, PolicyWritten, ReserveError, Reserved, Stats, Store};
+use crate::{Booked, EndError, KeyLimits, ListPage, ListQuery, PolicyWritten, ReserveError, Reserved, Stats, Store};
 
 mod room;
 #[cfg(test)]
@@ -430,38 +430,47 @@ impl MemoryStore {
         Ok(Booked { outcome: booked.outcome, clamped: booked.clamped, tokens: booked.tokens })
     }
 
-    fn windows(&self, now: Timestamp, key: KeyRef<'_>) -> PerWindow<WindowStatus> {
-        let windows = |state: &mut KeyState, rules: &Rules<'_>| {
-            state.advance(now, rules);
-            state.windows(rules)
-        };
+    /// The key's windows, and how many of its reservations are live.
+    fn windows(&self, now: Timestamp, key: KeyRef<'_>) -> (PerWindow<WindowStatus>, usize) {
         let fingerprint = self.of_key(key);
         match self.keys.get_mut(&fingerprint) {
             Some(mut entry) => {
-                self.refresh(now, &mut entry);
-                self.call(fingerprint, &mut entry, windows)
+                let windows = self.windows_of(now, fingerprint, &mut entry);
+                (windows, entry.state.reservations())
             }
             None => {
                 let mut fresh = self.fresh(now, key);
                 let fallback = self.fallback(key);
-                windows(&mut fresh.state, &self.rules(&fresh.resolved, &fallback))
+                let rules = self.rules(&fresh.resolved, &fallback);
+                fresh.state.advance(now, &rules);
+                (fresh.state.windows(&rules), 0)
             }
         }
+    }
+
+    fn windows_of(&self, now: Timestamp, key: Fingerprint, entry: &mut Entry) -> PerWindow<WindowStatus> {
+        self.refresh(now, entry);
+        self.call(key, entry, |state, rules| {
+            state.advance(now, rules);
+            state.windows(rules)
+        })
     }
 
     fn list(&self, now: Timestamp, query: &ListQuery) -> ListPage {
         // The first keys in order, without sorting the table: the largest of them is on top.
         let most = query.page_size.saturating_add(1);
         let mut first = BinaryHeap::<LimitKey>::with_capacity(most.min(1_024));
-        for entry in &self.keys {
+        for mut entry in self.keys.iter_mut() {
+            let fingerprint = *entry.key();
+            let entry = entry.value_mut();
             let key = entry.key.as_ref();
             let wanted = query.account.as_deref().is_none_or(|account| account == key.account())
                 && query.model.as_deref().is_none_or(|model| model == key.model())
                 && query.variant.as_deref().is_none_or(|variant| variant == key.variant())
                 && query.after.as_ref().is_none_or(|after| key.cmp(&after.as_ref()) == Order::Greater)
-                && (!query.at_ceiling
-                    || at_ceiling(&entry.state.windows(&self.rules(&entry.resolved, &self.defaults))));
-            if wanted && (first.len() < most || first.peek().is_some_and(|last| key < last.as_ref())) {
+                && (first.len() < most || first.peek().is_some_and(|last| key < last.as_ref()))
+                && (!query.at_ceiling || at_ceiling(&self.windows_of(now, fingerprint, entry)));
+            if wanted {
                 first.push(entry.key.clone());
                 if first.len() > most {
                     first.pop();
@@ -472,8 +481,8 @@ impl MemoryStore {
         let more = keys.len() > query.page_size;
         keys.truncate(query.page_size);
         let rows = keys.into_iter().map(|key| {
-            let windows = self.windows(now, key.as_ref());
-            (key, windows)
+            let (windows, reservations) = self.windows(now, key.as_ref());
+            KeyLimits { key, windows, reservations }
         });
         ListPage { rows: rows.collect(), more }
     }
@@ -531,7 +540,7 @@ impl MemoryStore {
 }
 
 fn at_ceiling(windows: &PerWindow<WindowStatus>) -> bool {
-    windows.iter().any(|(_, status)| status.limit_tpm >= status.ceiling_tpm)
+    windows.iter().any(|(_, status)| status.limit_tpm >= status.ceiling_tpm && status.ceiling_tpm > status.floor_tpm)
 }
 
 impl Store for MemoryStore {
@@ -573,7 +582,7 @@ impl Store for MemoryStore {
     }
 
     fn limits(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send {
-        ready(self.windows(now, key))
+        ready(self.windows(now, key).0)
     }
 
     fn list_limits(&self, now: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send {

@@ -9,12 +9,12 @@ use tidegate_proto::v1::{
 };
 use tonic::transport::Channel;
 
-use tidegate_server::config::amount::parse_tokens;
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, printable, remark};
 use crate::status::explain;
 use crate::target::LimiterTarget;
 use crate::words;
+use tidegate_server::config::amount::parse_tokens;
 
 const EXAMPLES: &str = "\
 Examples:

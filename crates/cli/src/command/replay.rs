@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::value_parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use tidegate_server::config::amount::parse_duration;
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, remark};
 use crate::target::LimiterTarget;
@@ -17,6 +16,7 @@ use agenda::Agenda;
 use caller::Caller;
 use decision_log::DecisionLog;
 use player::{Pace, Played, Player};
+use tidegate_server::config::amount::parse_duration;
 
 mod agenda;
 mod caller;

@@ -1,9 +1,8 @@
 //! Which bounds and which law apply to a key (design: a decision, step 2).
 
 use alloc::string::String;
-use alloc::vec::Vec;
 
-use super::{DEFAULT_PROFILE, Override, Policy, UnknownAccounts, WindowBounds, merge};
+use super::{DEFAULT_PROFILE, Override, Policy, Scope, UnknownAccounts, WindowBounds, merge};
 use crate::decision::Denial;
 use crate::key::KeyRef;
 use crate::law::{Bounds, LawParams};
@@ -23,7 +22,7 @@ pub struct Resolved {
     pub refused: Option<Denial>,
     /// Windows whose merged floor is above the merged ceiling: the floor won, as it is a promise to a customer.
     pub floor_won: PerWindow<bool>,
-    /// Until when this holds if no policy is written: the next expiry of an override of the account.
+    /// Until when this holds if no policy is written: the next expiry of an override of the key.
     pub valid_until: Timestamp,
 }
 
@@ -31,7 +30,7 @@ impl Policy {
     /// What applies to `key` at `now`: per window and side, the first of key override, override of the account on the model,
     /// account override, the tier's bounds for the model, the model's, the tier's, the built-in ones that states one.
     ///
-    /// Costs a look-up in each map, and one for each override of the account.
+    /// Costs a look-up in each map.
     #[must_use]
     pub fn resolve(&self, key: KeyRef<'_>, now: Timestamp) -> Resolved {
         let account = self.accounts.get(key.account());
@@ -42,17 +41,17 @@ impl Policy {
             tier.models.iter().find(|entry| entry.model == key.model() && entry.variant == key.variant())
         });
 
-        let ids = self.overrides_of.get(key.account()).map_or(&[][..], Vec::as_slice);
-        let live = |entry: &&Override| entry.expires_at.is_none_or(|expires_at| now < expires_at);
-        let overrides = || ids.iter().filter_map(|id| self.overrides.get(id)).filter(live);
-        let at = |specificity: usize| {
-            let covers = |entry: &&Override| specificity_for(entry, key) == Some(specificity);
-            overrides().find(covers).map(|entry| &entry.bounds)
+        let account_model = |variant: Option<&str>| {
+            self.override_of(key.account(), Some(key.model()), variant).filter(|entry| entry.is_live(now))
         };
+        let key_override = account_model(Some(key.variant()));
+        let model_override = account_model(None);
+        let account_override = self.override_of(key.account(), None, None).filter(|entry| entry.is_live(now));
+        let overrides = [key_override, model_override, account_override];
         let sources: [Option<&WindowBounds>; 6] = [
-            at(2),
-            at(1),
-            at(0),
+            key_override.map(|entry| &entry.bounds),
+            model_override.map(|entry| &entry.bounds),
+            account_override.map(|entry| &entry.bounds),
             tier_model.map(|entry| &entry.bounds),
             model.map(|model| &model.bounds),
             tier.map(|tier| &tier.bounds),
@@ -74,16 +73,23 @@ impl Policy {
             configured: account.is_some(),
             refused,
             floor_won: merged.map(|(_, floor_won)| floor_won),
-            valid_until: overrides().filter_map(|entry| entry.expires_at).min().unwrap_or(Timestamp::MAX),
+            valid_until: overrides.into_iter().flatten().filter_map(|entry| entry.expires_at).min().unwrap_or(Timestamp::MAX),
         }
+    }
+
+    fn override_of(&self, account: &str, model: Option<&str>, variant: Option<&str>) -> Option<&Override> {
+        if self.by_scope.is_empty() {
+            return None;
+        }
+        let scope = Scope { account: account.into(), model: model.map(String::from), variant: variant.map(String::from) };
+        self.overrides.get(self.by_scope.get(&scope)?)
     }
 }
 
-/// How closely an override's scope names the key: 2 the key itself, 1 the account on the model, 0 the account; `None`: not.
-fn specificity_for(entry: &Override, key: KeyRef<'_>) -> Option<usize> {
-    match (&entry.scope.model, &entry.scope.variant) {
-        (None, _) => Some(0),
-        (Some(model), None) => (model == key.model()).then_some(1),
-        (Some(model), Some(variant)) => (model == key.model() && variant == key.variant()).then_some(2),
+impl Override {
+    /// Whether it applies at `now`: until its expiry, that instant excluded.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|expires_at| now < expires_at)
     }
 }

@@ -1,6 +1,5 @@
 //! Writes: a new policy, or an error that names the field and changes nothing.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -18,6 +17,8 @@ const MOST_ACCOUNTS: usize = 1_000_000;
 const MOST_ENTRIES: usize = 10_000;
 /// Most models in a tier.
 const MOST_MODELS_OF_TIER: usize = 1_000;
+/// Most warnings that a write's answer carries.
+const MOST_WARNINGS: usize = 100;
 /// Longest reason, in bytes.
 const MAX_REASON_BYTES: usize = 1_024;
 
@@ -149,6 +150,11 @@ pub enum WriteError {
         /// What needs it.
         by: String,
     },
+    /// The caller's: another override of the same scope is in force. Update or delete that one.
+    ScopeTaken {
+        /// Its id.
+        id: String,
+    },
     /// Ours: there are as many entries of this kind as there may be.
     Full {
         /// Of which kind.
@@ -166,6 +172,7 @@ impl fmt::Display for WriteError {
             Self::AlreadyExists { kind, name } => write!(f, "there is a {} {name:?} already", kind.name()),
             Self::Stale { expected, actual } => write!(f, "the revision is {actual}, not {expected}"),
             Self::InUse { kind, name, by } => write!(f, "the {} {name:?} is used by {by}", kind.name()),
+            Self::ScopeTaken { id } => write!(f, "the override {id:?} covers the same scope"),
             Self::Full { kind, most } => write!(f, "there are {most} {}s already, the most there may be", kind.name()),
         }
     }
@@ -180,24 +187,31 @@ impl Policy {
     /// [`WriteError`]; this policy is as it was either way.
     pub fn apply(&self, write: PolicyWrite, now: Timestamp) -> Result<(Self, WriteResult), WriteError> {
         let mut next = self.clone();
-        next.revision += 1;
-        let revision = next.revision;
+        next.write(write, now).map(|result| (next, result))
+    }
+
+    /// [`Policy::apply`] in place: cheaper for a policy that nobody shares, as when a file is read.
+    ///
+    /// # Errors
+    /// [`WriteError`], and nothing changed.
+    pub fn write(&mut self, write: PolicyWrite, now: Timestamp) -> Result<WriteResult, WriteError> {
         let written = match write {
             PolicyWrite::Create(entry) => {
                 self.check(&entry, now)?;
-                Some(next.put(entry, revision, Expect::Absent)?)
+                Some(self.put(entry, &Expect::Absent)?)
             }
             PolicyWrite::Update { entry, expected_revision } => {
                 self.check(&entry, now)?;
-                Some(next.put(entry, revision, Expect::Present(expected_revision))?)
+                Some(self.put(entry, &Expect::Present(expected_revision))?)
             }
             PolicyWrite::Delete { kind, name, variant, expected_revision } => {
-                next.delete(kind, &name, &variant, expected_revision)?;
+                self.delete(kind, &name, &variant, expected_revision)?;
                 None
             }
         };
-        let warnings = written.as_ref().map(|written| next.warnings(written)).unwrap_or_default();
-        Ok((next, WriteResult { written, warnings }))
+        self.revision += 1;
+        let warnings = written.as_ref().map(|written| self.warnings(written)).unwrap_or_default();
+        Ok(WriteResult { written, warnings })
     }
 
     fn check(&self, entry: &Written, now: Timestamp) -> Result<(), WriteError> {
@@ -235,7 +249,9 @@ impl Policy {
                 self.profile("model.law_profile", &model.law_profile)
             }
             Written::Override(entry) => {
-                name("override.override_id", &entry.id)?;
+                if !(1..=64).contains(&entry.id.len()) || !entry.id.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    return invalid("override.override_id", "must be 1 to 64 printable ASCII characters without space");
+                }
                 let Scope { account, model, variant: of } = &entry.scope;
                 name("override.scope.account", account)?;
                 if let Some(model) = model {
@@ -254,16 +270,12 @@ impl Policy {
                 if entry.expires_at.is_some_and(|expires_at| expires_at <= now) {
                     return invalid("override.expire_time", "must lie in the future");
                 }
-                let taken = |other: &Override| {
-                    other.id != entry.id
-                        && other.scope == entry.scope
-                        && other.expires_at.is_none_or(|expires_at| now < expires_at)
-                };
-                let ids = self.overrides_of.get(account).map_or(&[][..], Vec::as_slice);
-                match ids.iter().filter_map(|id| self.overrides.get(id)).find(|other| taken(other)) {
-                    Some(other) => {
-                        Err(WriteError::AlreadyExists { kind: Kind::Override, name: other.id.clone() })
-                    }
+                if entry.bounds == WindowBounds::default() {
+                    return invalid("override.bounds", "must state at least one bound");
+                }
+                let other = self.by_scope.get(&entry.scope).and_then(|id| self.overrides.get(id));
+                match other.filter(|other| other.id != entry.id && other.is_live(now)) {
+                    Some(other) => Err(WriteError::ScopeTaken { id: other.id.clone() }),
                     None => Ok(()),
                 }
             }
@@ -277,40 +289,39 @@ impl Policy {
         invalid(field, format!("names no law profile: {name:?}"))
     }
 
-    fn put(&mut self, entry: Written, revision: u64, expect: Expect) -> Result<Written, WriteError> {
+    fn put(&mut self, entry: Written, expect: &Expect) -> Result<Written, WriteError> {
         Ok(match entry {
             Written::Tier(tier) => {
-                let tier = Tier { revision, ..tier };
                 let old = self.tiers.get(&tier.name).map(|tier| tier.revision);
-                expect.check(Kind::Tier, &tier.name, old, self.tiers.len(), MOST_ENTRIES)?;
+                let revision = expect.next(Kind::Tier, &tier.name, old, self.tiers.len(), MOST_ENTRIES)?;
+                let tier = Tier { revision, ..tier };
                 Arc::make_mut(&mut self.tiers).insert(tier.name.clone(), tier.clone());
                 Written::Tier(tier)
             }
             Written::Account(account) => {
+                let old = self.accounts.get(account.name.as_str()).map(|account| account.revision);
+                let revision = expect.next(Kind::Account, &account.name, old, self.accounts.len(), MOST_ACCOUNTS)?;
                 let account = Account { revision, ..account };
-                let old = self.accounts.get(&account.name).map(|account| account.revision);
-                expect.check(Kind::Account, &account.name, old, self.accounts.len(), MOST_ACCOUNTS)?;
-                Arc::make_mut(&mut self.accounts).insert(account.name.clone(), account.clone());
+                Arc::make_mut(&mut self.accounts).insert(account.name.as_str().into(), Arc::new(account.clone()));
                 Written::Account(account)
             }
             Written::Model(model) => {
-                let model = Model { revision, ..model };
                 let key = (model.name.clone(), model.variant.clone());
                 let old = self.models.get(&key).map(|model| model.revision);
-                expect.check(Kind::Model, &model.name, old, self.models.len(), MOST_ENTRIES)?;
+                let revision = expect.next(Kind::Model, &model.name, old, self.models.len(), MOST_ENTRIES)?;
+                let model = Model { revision, ..model };
                 Arc::make_mut(&mut self.models).insert(key, model.clone());
                 Written::Model(model)
             }
             Written::Override(entry) => {
-                let entry = Override { revision, ..entry };
-                let old = self.overrides.get(&entry.id).map(|old| (old.revision, old.scope.account.clone()));
+                let old = self.overrides.get(&entry.id).map(|old| (old.revision, old.scope.clone()));
                 let old_revision = old.as_ref().map(|(revision, _)| *revision);
-                expect.check(Kind::Override, &entry.id, old_revision, self.overrides.len(), MOST_ENTRIES)?;
-                if let Some((_, account)) = old {
-                    self.unlink(&account, &entry.id);
+                let revision = expect.next(Kind::Override, &entry.id, old_revision, self.overrides.len(), MOST_ENTRIES)?;
+                let entry = Override { revision, ..entry };
+                if let Some((_, scope)) = old {
+                    self.unlink(&scope, &entry.id);
                 }
-                let of = Arc::make_mut(&mut self.overrides_of);
-                of.entry(entry.scope.account.clone()).or_default().push(entry.id.clone());
+                Arc::make_mut(&mut self.by_scope).insert(entry.scope.clone(), entry.id.clone());
                 Arc::make_mut(&mut self.overrides).insert(entry.id.clone(), entry.clone());
                 Written::Override(entry)
             }
@@ -321,7 +332,7 @@ impl Policy {
         let expect = Expect::Present(expected);
         match kind {
             Kind::Tier => {
-                expect.check(kind, name, self.tiers.get(name).map(|tier| tier.revision), 0, 1)?;
+                expect.next(kind, name, self.tiers.get(name).map(|tier| tier.revision), 0, 1)?;
                 let by = if name == self.default_tier {
                     Some(String::from("accounts that name no tier"))
                 } else {
@@ -334,19 +345,19 @@ impl Policy {
                 Arc::make_mut(&mut self.tiers).remove(name);
             }
             Kind::Account => {
-                expect.check(kind, name, self.accounts.get(name).map(|account| account.revision), 0, 1)?;
+                expect.next(kind, name, self.accounts.get(name).map(|account| account.revision), 0, 1)?;
                 Arc::make_mut(&mut self.accounts).remove(name);
             }
             Kind::Model => {
                 let key = (String::from(name), String::from(variant));
-                expect.check(kind, name, self.models.get(&key).map(|model| model.revision), 0, 1)?;
+                expect.next(kind, name, self.models.get(&key).map(|model| model.revision), 0, 1)?;
                 Arc::make_mut(&mut self.models).remove(&key);
             }
             Kind::Override => {
-                let old = self.overrides.get(name).map(|old| (old.revision, old.scope.account.clone()));
-                expect.check(kind, name, old.as_ref().map(|(revision, _)| *revision), 0, 1)?;
-                if let Some((_, account)) = old {
-                    self.unlink(&account, name);
+                let old = self.overrides.get(name).map(|old| (old.revision, old.scope.clone()));
+                expect.next(kind, name, old.as_ref().map(|(revision, _)| *revision), 0, 1)?;
+                if let Some((_, scope)) = old {
+                    self.unlink(&scope, name);
                 }
                 Arc::make_mut(&mut self.overrides).remove(name);
             }
@@ -354,23 +365,26 @@ impl Policy {
         Ok(())
     }
 
-    fn unlink(&mut self, account: &str, id: &str) {
-        let of: &mut BTreeMap<_, _> = Arc::make_mut(&mut self.overrides_of);
-        if let Some(ids) = of.get_mut(account) {
-            ids.retain(|known| known != id);
-            if ids.is_empty() {
-                of.remove(account);
-            }
+    fn unlink(&mut self, scope: &Scope, id: &str) {
+        // A later override of the same scope may have taken the place of this one.
+        if self.by_scope.get(scope).is_some_and(|known| known == id) {
+            Arc::make_mut(&mut self.by_scope).remove(scope);
         }
     }
 
-    /// Merges of the entry with what it is merged with most often, where the floor wins over the ceiling: a tier and its
-    /// models with each model, a model with each tier, an override with its account's tier.
+    /// The tier that an account has, or would have.
+    fn tier_of(&self, account: &str) -> &str {
+        let account = self.accounts.get(account).map(|account| account.tier.as_str());
+        account.filter(|tier| !tier.is_empty()).unwrap_or(&self.default_tier)
+    }
+
+    /// Merges of the entry with another, where the floor wins over the ceiling: a tier with each model and each override, a
+    /// model with each tier, an override and an account with the tier. At most [`MOST_WARNINGS`].
     fn warnings(&self, written: &Written) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut look = |sources: [Option<&WindowBounds>; 4], with: &dyn Fn() -> String| {
             for window in Window::ALL {
-                if merge(&sources, window).1 {
+                if warnings.len() < MOST_WARNINGS && merge(&sources, window).1 {
                     warnings.push(Warning { window, with: with() });
                 }
             }
@@ -380,6 +394,9 @@ impl Policy {
                 look([None, None, None, Some(&tier.bounds)], &|| String::from("the built-in bounds"));
                 for model in self.models.values() {
                     look([None, None, Some(&model.bounds), Some(&tier.bounds)], &|| format!("model {:?}", model.name));
+                }
+                for entry in self.overrides.values().filter(|entry| self.tier_of(&entry.scope.account) == tier.name) {
+                    look([Some(&entry.bounds), None, None, Some(&tier.bounds)], &|| format!("override {:?}", entry.id));
                 }
                 for entry in &tier.models {
                     let model = self.models.get(&(entry.model.clone(), entry.variant.clone()));
@@ -395,13 +412,15 @@ impl Policy {
                 }
             }
             Written::Override(entry) => {
-                let account = self.accounts.get(&entry.scope.account);
-                let tier = account.map(|account| account.tier.as_str()).filter(|tier| !tier.is_empty());
-                let tier = self.tiers.get(tier.unwrap_or(&self.default_tier));
-                let bounds = tier.map(|tier| &tier.bounds);
+                let bounds = self.tiers.get(self.tier_of(&entry.scope.account)).map(|tier| &tier.bounds);
                 look([Some(&entry.bounds), None, None, bounds], &|| String::from("its account's tier"));
             }
-            Written::Account(_) => {}
+            Written::Account(account) => {
+                let bounds = self.tiers.get(self.tier_of(&account.name)).map(|tier| &tier.bounds);
+                for entry in self.overrides.values().filter(|entry| entry.scope.account == account.name) {
+                    look([Some(&entry.bounds), None, None, bounds], &|| format!("override {:?}", entry.id));
+                }
+            }
         }
         warnings
     }
@@ -414,7 +433,8 @@ enum Expect {
 }
 
 impl Expect {
-    fn check(&self, kind: Kind, name: &str, old: Option<u64>, count: usize, most: usize) -> Result<(), WriteError> {
+    /// The entry's revision after the write, if the entry is as expected and there is room for it.
+    fn next(&self, kind: Kind, name: &str, old: Option<u64>, count: usize, most: usize) -> Result<u64, WriteError> {
         match (self, old) {
             (Self::Absent, Some(_)) => Err(WriteError::AlreadyExists { kind, name: name.into() }),
             (Self::Absent, None) if count >= most => Err(WriteError::Full { kind, most }),
@@ -422,7 +442,7 @@ impl Expect {
             (Self::Present(Some(expected)), Some(actual)) if *expected != actual => {
                 Err(WriteError::Stale { expected: *expected, actual })
             }
-            _ => Ok(()),
+            (_, old) => Ok(old.unwrap_or(0) + 1),
         }
     }
 }

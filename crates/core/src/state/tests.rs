@@ -378,6 +378,73 @@ fn limits_grow_with_settled_use_and_not_with_reservations() {
 }
 
 #[test]
+fn a_denied_request_that_would_fit_lets_the_limit_climb_to_the_reserve() {
+    // Two asks of 45 % fill 90 %: 1.5 times that is below the reserve, to which only a denial lets the limit climb.
+    let limit_after = |denied: bool| {
+        let floor = Tokens::new(10_000, 10_000, 10_000);
+        let mut key = Key::between(floor, floor.map(|floor| floor * 10));
+        for minute in 0..60 {
+            key.now = minute * 60_000 + 1_000;
+            for _ in 0..2 {
+                let ticket = key.admit(&request(4_500, 4_500, 0));
+                key.settle(&ticket, 0).expect("live");
+            }
+            if denied {
+                let limit = key.windows().prompt.limit_tpm;
+                assert_eq!(denial(&key.ask(&request(limit, limit, 0))), Some(Denial::WindowFull));
+            }
+        }
+        key.windows().prompt.limit_tpm
+    };
+    assert!((13_400..=13_500).contains(&limit_after(false)));
+    assert!((22_500..=22_700).contains(&limit_after(true)));
+}
+
+/// Settles `count` streams of alternating lengths, a minute apart, so that the forecast has a mean and a deviation.
+fn teach(key: &mut Key, lengths: [u64; 2]) {
+    for step in 0..64 {
+        let ticket = key.admit(&Request { max_generated_tokens: None, ..request(1, 1, 0) });
+        key.now += 10_000;
+        key.settle(&ticket, lengths[step % 2]).expect("live");
+        key.now += 120_000;
+    }
+}
+
+#[test]
+fn the_margin_of_the_sum_narrows_what_remains() {
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    let remaining = |lengths| {
+        let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 100_000));
+        teach(&mut key, lengths);
+        for _ in 0..100 {
+            key.admit(&asked);
+        }
+        let status = key.windows().generated;
+        (status.held_tokens, status.remaining_tokens)
+    };
+    // 100 streams of 200 tokens each. No deviation, no margin; with a deviation of 100 each, that of the sum is 1,000.
+    let (held, alike) = remaining([200, 200]);
+    assert_eq!((held, alike), (20_000, 80_000));
+    let (held, varied) = remaining([100, 300]);
+    let margin = 100_000 - held - varied;
+    assert!((2_100..=2_500).contains(&margin), "2.326 deviations of the sum, not of each: {margin}");
+}
+
+#[test]
+fn a_wait_among_holds_is_for_the_charges_to_leave() {
+    let mut key = Key::new(Tokens::new(1_000, 1_000, 1_000));
+    let first = key.admit(&request(1, 1, 900));
+    key.now = 400;
+    key.settle(&first, 900).expect("live");
+    key.now = 30_000;
+    // A stream that will have produced its 50 tokens long before the 900 leave.
+    key.admit(&request(1, 1, 50));
+    let answer = key.ask(&request(1, 1, 100));
+    let wait = answer.outcome.expect_err("full").retry_after.expect("it fits later");
+    assert_eq!(wait, Duration::from_millis(60_400 - 30_000));
+}
+
+#[test]
 fn what_is_forgotten_was_not_needed() {
     let mut key = Key::new(LIMIT);
     let retention = |key: &mut Key| {
@@ -414,13 +481,17 @@ fn saturate(limit: Tokens, asked: &Request<'_>, duration_ms: u64) -> f64 {
             }
             age < duration_ms
         });
-        while key.now >= next {
+        // More asks at once than the limit has room for.
+        for _ in 0..2_000 {
+            if key.now < next {
+                break;
+            }
             match key.ask(asked) {
                 answer if answer.outcome.is_ok() => {
                     live.push((ticket(&answer, asked), key.now));
                     admitted += u64::from(key.now >= 60_000);
                 }
-                // Asking again before a second has passed changes little.
+                // Asking again sooner changes little.
                 _ => next = key.now + 50,
             }
         }
@@ -448,6 +519,19 @@ struct Live {
     ticket: Ticket,
     generated: u64,
     reported_at: u64,
+}
+
+/// What a hold is expected to have produced by `then`, straight from the words of C1 and C7.
+fn expected(hold: &crate::holds::Hold, then: Timestamp) -> f64 {
+    let [tokens, since, end, gone] = hold.course().map(|number| number as f64);
+    let then = then.as_seconds() as f64;
+    if tokens == 0.0 || then >= gone {
+        0.0
+    } else if then >= end {
+        tokens * (gone - then) / (gone - end)
+    } else {
+        tokens * (then - since) / (end - since)
+    }
 }
 
 /// A step of a random gateway.
@@ -528,6 +612,15 @@ proptest! {
                     let reported = trailing(&output, now);
                     prop_assert!(reported + ask.generated as f64 <= LIMIT.generated as f64 + rounding);
                     prop_assert!(before.generated.used_tokens + ask.generated <= LIMIT.generated);
+                    // The course that the holds are expected to take, one by one: the new one is this ask.
+                    let holds: Vec<_> = key.state.live.iter().filter(|(number, _)| **number != allowed.number).collect();
+                    for ahead in 0..=60_u64 {
+                        let then = at(now).after(Duration::from_secs(ahead));
+                        let charged: u64 =
+                            key.state.generated.departures().filter(|(at, _)| *at > then).map(|(_, [tokens])| tokens).sum();
+                        let expected: f64 = holds.iter().map(|(_, live)| expected(&live.hold, then)).sum();
+                        prop_assert!(charged as f64 + expected + ask.generated as f64 <= LIMIT.generated as f64 + 1e-6);
+                    }
                     let ticket = ticket(&answer, &asked);
                     prompts.push((ticket, [ask.prompt, ask.uncached_prompt]));
                     live.push(Live { ticket, generated: 0, reported_at: now });

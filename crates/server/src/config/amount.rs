@@ -11,6 +11,9 @@ pub enum AmountError {
     /// Neither digits nor one decimal point before the unit.
     #[error("`{0}` is not an amount; write a number such as {1}")]
     NotANumber(String, &'static str),
+    /// There is no unit, where one is needed.
+    #[error("`{0}` has no unit; write {1} after the number")]
+    NoUnit(String, &'static str),
     /// The letters after the number name no unit.
     #[error("`{0}` ends in `{1}`, which is no unit; write {2}")]
     UnknownUnit(String, String, &'static str),
@@ -65,14 +68,17 @@ fn parse(text: &str, units: &Units) -> Result<u64, AmountError> {
         return Err(not_a_number());
     }
     let Some(&(_, scale)) = units.names.iter().find(|(name, _)| *name == unit) else {
-        return Err(AmountError::UnknownUnit(text.to_owned(), unit.to_owned(), units.hint));
+        return Err(match unit {
+            "" => AmountError::NoUnit(text.to_owned(), units.hint),
+            _ => AmountError::UnknownUnit(text.to_owned(), unit.to_owned(), units.hint),
+        });
     };
 
     let too_large = || AmountError::TooLarge(text.to_owned());
     let digits = |part: &str| {
-        part.bytes().filter(u8::is_ascii_digit).try_fold(0_u64, |sum, digit| {
-            sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-        })
+        part.bytes()
+            .filter(u8::is_ascii_digit)
+            .try_fold(0_u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
     };
     let whole = digits(whole).and_then(|whole| whole.checked_mul(scale)).ok_or_else(too_large)?;
     let fraction = fraction.trim_end_matches(['0', '_']);
@@ -153,7 +159,7 @@ mod tests {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for (text, says) in [
-            ("90", "which is no unit; write ms, s, m, h or d"),
+            ("90", "has no unit; write ms, s, m, h or d after the number"),
             ("90S", "which is no unit"),
             ("-1s", "is not an amount"),
             ("0.5ms", "is not a whole number of milliseconds"),

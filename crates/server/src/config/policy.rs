@@ -14,36 +14,43 @@ use tidegate_core::window::{PerWindow, Window};
 
 use super::amount::{parse_duration, parse_tokens};
 use super::parse::{boolean, count, permille};
-use super::problem::Problems;
+use super::problem::{Problem, Problems};
 use super::section::Section;
 
-/// The policy that the file describes. What is wrong is noted, and is missing here.
-pub(super) fn read(root: &mut Section<'_>, problems: &mut Problems) -> Policy {
-    let mut policy = Policy::built_in();
+/// The policy that a file describes, as far as it is sound.
+pub(super) struct Described {
+    pub(super) policy: Policy,
+    /// What an operator should know, though it is no mistake: where a floor wins over a ceiling.
+    pub(super) warnings: Vec<Problem>,
+}
+
+/// Reads the policy. What is wrong is noted, and is missing from it.
+pub(super) fn read(root: &mut Section<'_>, problems: &mut Problems) -> Described {
+    let mut described = Described { policy: Policy::built_in(), warnings: Vec::new() };
     for (name, mut section) in root.named("law_profiles", problems) {
         if let Some(params) = law_profile(&mut section, problems) {
-            policy = policy.with_profile(name, params);
+            described.policy = described.policy.with_profile(name, params);
         }
         section.finish(problems);
     }
     for (name, mut section) in root.named("tiers", problems) {
-        let tier = tier(name, policy.tiers().get(name), &mut section, problems);
-        policy = write(policy, Some(Written::Tier(tier)), &section, problems);
+        let tier = tier(name, described.policy.tiers().get(name), &mut section, problems);
+        described.write(Some(Written::Tier(tier)), &section, problems);
         section.finish(problems);
     }
     let default_tier = root.path_of("default_tier");
     if let Some(tier) = root.text("default_tier", problems) {
-        match policy.clone().with_default_tier(&tier) {
-            Some(changed) => policy = changed,
+        match described.policy.clone().with_default_tier(&tier) {
+            Some(changed) => described.policy = changed,
             None => problems.add(default_tier, format_args!("names no tier: {tier:?}")),
         }
     }
     if let Some(unknown) = root.parsed("unknown_accounts", problems, unknown_accounts) {
-        policy = policy.with_unknown_accounts(unknown);
+        described.policy = described.policy.with_unknown_accounts(unknown);
     }
     for mut section in root.list("models", problems) {
         let model = model(&mut section, problems);
-        policy = write(policy, model.map(Written::Model), &section, problems);
+        described.write(model.map(Written::Model), &section, problems);
         section.finish(problems);
     }
     for (name, mut section) in root.named("accounts", problems) {
@@ -53,15 +60,36 @@ pub(super) fn read(root: &mut Section<'_>, problems: &mut Problems) -> Policy {
             blocked: section.parsed("blocked", problems, boolean).unwrap_or_default(),
             revision: 0,
         };
-        policy = write(policy, Some(Written::Account(account)), &section, problems);
+        described.write(Some(Written::Account(account)), &section, problems);
         section.finish(problems);
     }
     for mut section in root.list("overrides", problems) {
         let entry = policy_override(&mut section, problems);
-        policy = write(policy, entry.map(Written::Override), &section, problems);
+        described.write(entry.map(Written::Override), &section, problems);
         section.finish(problems);
     }
-    policy
+    described
+}
+
+impl Described {
+    /// Writes `entry`, which stands in `section`, unless something that it needs is missing.
+    fn write(&mut self, entry: Option<Written>, section: &Section<'_>, problems: &mut Problems) {
+        let Some(entry) = entry else { return };
+        let exists = matches!(&entry, Written::Tier(tier) if self.policy.tiers().contains_key(&tier.name));
+        let write = match exists {
+            true => PolicyWrite::Update { entry, expected_revision: None },
+            false => PolicyWrite::Create(entry),
+        };
+        // At the beginning of time, so that an override that has expired since it was written does not stop the server.
+        match self.policy.write(write, Timestamp::ZERO) {
+            Ok(written) => {
+                let warning = |warning: &Warning| Problem { path: section.path().to_owned(), message: warning.to_string() };
+                self.warnings.extend(written.warnings.iter().map(warning));
+            }
+            Err(WriteError::Invalid { field, message }) => problems.add(file_path(section, &field), message),
+            Err(other) => problems.add(section.path(), other),
+        }
+    }
 }
 
 fn tier(name: &str, built_in: Option<&Tier>, section: &mut Section<'_>, problems: &mut Problems) -> Tier {
@@ -157,33 +185,11 @@ fn required(section: &mut Section<'_>, key: &'static str, problems: &mut Problem
     section.text(key, problems)
 }
 
-/// The policy after the write of `entry`, which stands in `section`; the same policy where it is refused, or where what it
-/// needs is missing.
-fn write(policy: Policy, entry: Option<Written>, section: &Section<'_>, problems: &mut Problems) -> Policy {
-    let Some(entry) = entry else { return policy };
-    let exists = matches!(&entry, Written::Tier(tier) if policy.tiers().contains_key(&tier.name));
-    let write = match exists {
-        true => PolicyWrite::Update { entry, expected_revision: None },
-        false => PolicyWrite::Create(entry),
-    };
-    // At the beginning of time, so that an override that has expired since it was written does not stop the server.
-    match policy.apply(write, Timestamp::ZERO) {
-        Ok((policy, _)) => policy,
-        Err(WriteError::Invalid { field, message }) => {
-            problems.add(file_path(section, &field), message);
-            policy
-        }
-        Err(other) => {
-            problems.add(section.path(), other);
-            policy
-        }
-    }
-}
-
 /// Where the file says what the admin API calls `field`, such as `tier.bounds.prompt.floor_tpm`.
 fn file_path(section: &Section<'_>, field: &str) -> String {
     let field = field.split_once('.').map_or(field, |(_, field)| field);
-    let field = field.replace("_tpm", "").replace("scope.", "").replace("override_id", "id").replace("expire_time", "expires");
+    let field =
+        field.replace("_tpm", "").replace("scope.", "").replace("override_id", "id").replace("expire_time", "expires");
     // The name of `[tiers.NAME]` is no key in it.
     if section.lacks(field.split(['.', '[']).next().unwrap_or_default()) {
         return section.path().to_owned();

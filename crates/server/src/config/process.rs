@@ -8,8 +8,8 @@ use tidegate_store::memory::MemoryBounds;
 
 use super::args::ServeArgs;
 use super::parse::{
-    HOUR, address, boolean, count, duration, header_unit, log_filter, log_format, message_bytes, mode, off_or, permille,
-    size, socket_path, store, tcp, threads,
+    HOUR, address, boolean, count, duration, header_unit, log_filter, log_format, message_bytes, mode, off_or,
+    permille, size, socket_path, store, tcp, threads,
 };
 use super::section::Section;
 use super::settings::{Bounds, ListenerSettings, LogFormat, Logging, ProcessSettings};
@@ -27,8 +27,7 @@ pub(super) fn read(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<
     let drain = from.setting("drain", args.drain.as_ref(), (root, "drain"), default.drain, drain);
     let listeners = listeners(args, root, from);
     let insecure = args.insecure_admin.then(|| "true".to_owned());
-    let insecure_admin =
-        from.setting("insecure-admin", insecure.as_ref(), (root, "insecure_admin"), false, boolean);
+    let insecure_admin = from.setting("insecure-admin", insecure.as_ref(), (root, "insecure_admin"), false, boolean);
     if let Some(admin) = listeners.admin.as_ref().filter(|admin| !admin.is_local() && !insecure_admin) {
         from.problems.add(
             "--admin-listen",
@@ -60,7 +59,13 @@ fn listeners(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<'_>) -
     let socket_mode = args.unix_socket_mode.as_ref();
     ListenerSettings {
         limiter: from.setting("listen", args.listen.as_ref(), (root, "listen"), default.limiter, off_or(tcp)),
-        unix_socket: from.setting("unix-socket", socket, (root, "unix_socket"), default.unix_socket, off_or(socket_path)),
+        unix_socket: from.setting(
+            "unix-socket",
+            socket,
+            (root, "unix_socket"),
+            default.unix_socket,
+            off_or(socket_path),
+        ),
         unix_socket_mode: from.setting(
             "unix-socket-mode",
             socket_mode,

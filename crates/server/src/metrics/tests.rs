@@ -119,7 +119,10 @@ fn callers_make_up_no_labels() {
     metrics.on_rpc_error("/tidegate.v1.RateLimiterService/Settle", Code::NotFound);
     metrics.on_rpc_error("/tidegate.v1.RateLimiterService/Nonsense", Code::Unimplemented);
     let page = drawn(&metrics);
-    assert!(page.contains("tidegate_rpc_errors_total{method=\"RateLimiterService/Settle\",code=\"not_found\"} 1"), "{page}");
+    assert!(
+        page.contains("tidegate_rpc_errors_total{method=\"RateLimiterService/Settle\",code=\"not_found\"} 1"),
+        "{page}"
+    );
     assert!(page.contains("tidegate_rpc_errors_total{method=\"unknown\",code=\"unimplemented\"} 1"), "{page}");
 }
 

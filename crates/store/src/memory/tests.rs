@@ -242,8 +242,8 @@ fn a_list_is_in_order_and_complete_page_by_page() {
     let mut seen = Vec::new();
     loop {
         let page = now(store.list_limits(START, &query));
-        seen.extend(page.rows.iter().map(|(key, _)| key.as_ref().account().to_owned()));
-        query.after = page.rows.last().map(|(key, _)| key.clone());
+        seen.extend(page.rows.iter().map(|row| row.key.as_ref().account().to_owned()));
+        query.after = page.rows.last().map(|row| row.key.clone());
         if !page.more {
             break;
         }

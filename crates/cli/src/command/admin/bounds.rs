@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use tidegate_proto::v1::{Bounds, WindowBounds};
 
-use tidegate_server::config::amount::parse_tokens;
 use crate::output::grouped;
+use tidegate_server::config::amount::parse_tokens;
 
 /// The bounds that a command states. An amount of tokens per minute sets a bound; `inherit` clears it.
 #[derive(Clone, Debug, Default, clap::Args)]

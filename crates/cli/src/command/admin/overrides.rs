@@ -14,9 +14,9 @@ use super::Session;
 use super::bounds::{self, BoundFlags};
 use super::listing::{Listing, PAGE_SIZE};
 use super::write::{WriteFlags, Written, mask};
-use tidegate_server::config::amount::parse_duration;
 use crate::failure::Failure;
 use crate::stopwatch::wall_clock;
+use tidegate_server::config::amount::parse_duration;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -33,7 +33,6 @@ pub(super) struct TiersArgs {
 }
 
 #[derive(Clone, Debug, clap::Subcommand)]
-#[command(after_help = EXAMPLES)]
 pub(super) enum TiersCommand {
     /// List all tiers
     #[command(after_help = EXAMPLES)]

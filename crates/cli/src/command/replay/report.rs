@@ -157,3 +157,91 @@ fn quantiles(latency: &Histogram<u64>) -> Value {
     let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| latency.value_at_quantile(quantile));
     json!({ "p50": p50, "p99": p99, "p999": p999 })
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_proto::v1::{CheckAndReserveResponse, DenyReason, Window, WindowStatus};
+
+    use super::*;
+    use crate::command::replay::agenda::{Call, Step, Stream};
+    use crate::command::replay::caller::{Answered, Reply};
+    use crate::trace::TraceRow;
+
+    fn decided(decision: Decision, reason: DenyReason, binding: &[Window], limit_tpm: u64) -> Answered {
+        let status = |window: Window| {
+            let binding = binding.contains(&window);
+            WindowStatus { window: window.into(), limit_tpm, binding, ..WindowStatus::default() }
+        };
+        let windows = WINDOWS.map(status).to_vec();
+        let (decision, reason) = (decision.into(), reason.into());
+        let answer = CheckAndReserveResponse { decision, reason, windows, ..CheckAndReserveResponse::default() };
+        let request = TraceRow {
+            at_ms: 0,
+            account: "a".to_owned(),
+            model: "m".to_owned(),
+            prompt_tokens: 10,
+            cached_prompt_tokens: Some(4),
+            generated_tokens: 3,
+            stated_duration_ms: None,
+        };
+        let stream = Box::new(Stream { row: 0, request, reservation_id: String::new(), reservation: 0 });
+        let call = Call { due_ms: 0, stream, step: Step::Reserve };
+        Answered { call, reply: Ok(Reply::Reserved(Box::new(answer))), sent_us: 0, received_us: 0, latency_us: 70 }
+    }
+
+    fn played() -> Played {
+        let mut played = Played::default();
+        for answered in [
+            decided(Decision::Allow, DenyReason::Unspecified, &[], 100),
+            decided(Decision::RateLimited, DenyReason::WindowFull, &[Window::Prompt, Window::Generated], 300),
+            decided(Decision::RateLimited, DenyReason::NeverFits, &[Window::Prompt], 300),
+            decided(Decision::Overloaded, DenyReason::Capacity, &[], 200),
+        ] {
+            played.tally.on_answer(&answered);
+        }
+        played
+    }
+
+    #[test]
+    fn the_object_has_the_fields_that_were_promised() {
+        let json = played().json();
+        for (field, value) in [
+            ("requests", json!(4)),
+            ("admitted", json!(1)),
+            ("rate_limited", json!(2)),
+            ("overloaded", json!(1)),
+            ("errors", json!(0)),
+            ("tokens", json!({ "prompt": 0, "uncached_prompt": 0, "generated": 0 })),
+            ("denied_tokens", json!({ "prompt": 30, "uncached_prompt": 18, "generated": 9 })),
+            ("latency_us", json!({ "p50": 70, "p99": 70, "p999": 70 })),
+        ] {
+            assert_eq!(json[field], value, "{field}");
+        }
+        assert_eq!(
+            json["limits"][0]["windows"][2],
+            json!({
+                "window": "generated", "first_tpm": 100, "last_tpm": 200, "peak_tpm": 300
+            })
+        );
+    }
+
+    #[test]
+    fn the_table_counts_denials_by_reason_and_window() {
+        let table = played().table();
+        for line in [
+            "sent                           4  100.0 %",
+            "admitted                       1   25.0 %",
+            "rate_limited                   2   50.0 %",
+            "  never_fits: prompt           1   25.0 %",
+            "  window_full: generated       1   25.0 %",
+            "  window_full: prompt          1   25.0 %",
+            "overloaded                     1   25.0 %",
+            "  capacity                     1   25.0 %",
+        ] {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let found = table.lines().any(|row| row.split_whitespace().eq(words.iter().copied()));
+            assert!(found, "`{line}` is not in\n{table}");
+        }
+        assert!(table.contains("100 > 200 (peak 300)"), "{table}");
+    }
+}

@@ -1,0 +1,274 @@
+//! `AdminService`: policy and limits, for operators.
+//!
+//! A write is parsed, given to the [`Store`] and answered; `write` has what the four kinds of objects share, `list` what
+//! their lists share. The wire's side of it, masks included, is [`tidegate_proto::convert::admin`].
+
+mod list;
+mod write;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tidegate_core::policy::{Account, Model, Override, Tier};
+use tidegate_proto::convert::admin::{Entry, Id};
+use tidegate_proto::error;
+use tidegate_proto::v1;
+use tidegate_proto::v1::admin_service_server::AdminService;
+use tidegate_store::Store;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use self::write::Done;
+use crate::clock::Clock;
+
+/// The service over a store. Clones share everything.
+#[derive(Debug)]
+pub struct Admin<S> {
+    store: Arc<S>,
+    clock: Clock,
+}
+
+impl<S> Admin<S> {
+    /// Reads and writes the policy of `store` at the time of `clock`.
+    #[must_use]
+    pub const fn new(store: Arc<S>, clock: Clock) -> Self {
+        Self { store, clock }
+    }
+}
+
+impl<S> Clone for Admin<S> {
+    fn clone(&self) -> Self {
+        Self { store: Arc::clone(&self.store), clock: self.clock.clone() }
+    }
+}
+
+impl<S: Store> Admin<S> {
+    /// The object of this name.
+    fn find<E: Entry>(&self, id: Id<'_>) -> Result<E::Wire, Status> {
+        E::find(&self.store.policy(), id).map(E::to_wire).ok_or_else(|| id.not_found(E::KIND))
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Store> AdminService for Admin<S> {
+    async fn create_tier(
+        &self,
+        request: Request<v1::CreateTierRequest>,
+    ) -> Result<Response<v1::CreateTierResponse>, Status> {
+        let v1::CreateTierRequest { tier: object, options } = request.into_inner();
+        let Done { object, persisted, warnings } = self.create::<Tier>(object.as_ref(), options.as_ref()).await?;
+        Ok(Response::new(v1::CreateTierResponse { tier: object, changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn get_tier(&self, request: Request<v1::GetTierRequest>) -> Result<Response<v1::GetTierResponse>, Status> {
+        let wire = request.get_ref();
+        let object = self.find::<Tier>(Id::parse("name", &wire.name, "")?)?;
+        Ok(Response::new(v1::GetTierResponse { tier: Some(object) }))
+    }
+
+    async fn list_tiers(
+        &self,
+        request: Request<v1::ListTiersRequest>,
+    ) -> Result<Response<v1::ListTiersResponse>, Status> {
+        let wire = request.get_ref();
+        let page = self.page::<Tier>(b"", wire.page_size, &wire.page_token, |_| true)?;
+        Ok(Response::new(v1::ListTiersResponse { tiers: page.rows, next_page_token: page.next_page_token }))
+    }
+
+    async fn update_tier(
+        &self,
+        request: Request<v1::UpdateTierRequest>,
+    ) -> Result<Response<v1::UpdateTierResponse>, Status> {
+        let v1::UpdateTierRequest { tier: object, update_mask, options } = request.into_inner();
+        let done = self.update::<Tier>(object.as_ref(), update_mask.as_ref(), options.as_ref()).await?;
+        let Done { object, persisted, warnings } = done;
+        Ok(Response::new(v1::UpdateTierResponse { tier: object, changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn delete_tier(
+        &self,
+        request: Request<v1::DeleteTierRequest>,
+    ) -> Result<Response<v1::DeleteTierResponse>, Status> {
+        let wire = request.get_ref();
+        let id = Id::parse("name", &wire.name, "")?;
+        let Done { persisted, warnings, .. } = self.delete::<Tier>(id, wire.options.as_ref()).await?;
+        Ok(Response::new(v1::DeleteTierResponse { changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn create_account(
+        &self,
+        request: Request<v1::CreateAccountRequest>,
+    ) -> Result<Response<v1::CreateAccountResponse>, Status> {
+        let v1::CreateAccountRequest { account: object, options } = request.into_inner();
+        let Done { object, persisted, warnings } = self.create::<Account>(object.as_ref(), options.as_ref()).await?;
+        Ok(Response::new(v1::CreateAccountResponse { account: object, changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn get_account(
+        &self,
+        request: Request<v1::GetAccountRequest>,
+    ) -> Result<Response<v1::GetAccountResponse>, Status> {
+        let wire = request.get_ref();
+        let object = self.find::<Account>(Id::parse("name", &wire.name, "")?)?;
+        Ok(Response::new(v1::GetAccountResponse { account: Some(object) }))
+    }
+
+    async fn list_accounts(
+        &self,
+        request: Request<v1::ListAccountsRequest>,
+    ) -> Result<Response<v1::ListAccountsResponse>, Status> {
+        let wire = request.get_ref();
+        let page = self.page::<Account>(b"", wire.page_size, &wire.page_token, |_| true)?;
+        Ok(Response::new(v1::ListAccountsResponse { accounts: page.rows, next_page_token: page.next_page_token }))
+    }
+
+    async fn update_account(
+        &self,
+        request: Request<v1::UpdateAccountRequest>,
+    ) -> Result<Response<v1::UpdateAccountResponse>, Status> {
+        let v1::UpdateAccountRequest { account: object, update_mask, options } = request.into_inner();
+        let done = self.update::<Account>(object.as_ref(), update_mask.as_ref(), options.as_ref()).await?;
+        let Done { object, persisted, warnings } = done;
+        Ok(Response::new(v1::UpdateAccountResponse { account: object, changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn delete_account(
+        &self,
+        request: Request<v1::DeleteAccountRequest>,
+    ) -> Result<Response<v1::DeleteAccountResponse>, Status> {
+        let wire = request.get_ref();
+        let id = Id::parse("name", &wire.name, "")?;
+        let Done { persisted, warnings, .. } = self.delete::<Account>(id, wire.options.as_ref()).await?;
+        Ok(Response::new(v1::DeleteAccountResponse { changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn create_model(
+        &self,
+        request: Request<v1::CreateModelRequest>,
+    ) -> Result<Response<v1::CreateModelResponse>, Status> {
+        let v1::CreateModelRequest { model: object, options } = request.into_inner();
+        let Done { object, persisted, warnings } = self.create::<Model>(object.as_ref(), options.as_ref()).await?;
+        Ok(Response::new(v1::CreateModelResponse { model: object, changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
+        let wire = request.get_ref();
+        let object = self.find::<Model>(Id::parse("name", &wire.name, &wire.variant)?)?;
+        Ok(Response::new(v1::GetModelResponse { model: Some(object) }))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<v1::ListModelsRequest>,
+    ) -> Result<Response<v1::ListModelsResponse>, Status> {
+        let wire = request.get_ref();
+        let page = self.page::<Model>(b"", wire.page_size, &wire.page_token, |_| true)?;
+        Ok(Response::new(v1::ListModelsResponse { models: page.rows, next_page_token: page.next_page_token }))
+    }
+
+    async fn update_model(
+        &self,
+        request: Request<v1::UpdateModelRequest>,
+    ) -> Result<Response<v1::UpdateModelResponse>, Status> {
+        let v1::UpdateModelRequest { model: object, update_mask, options } = request.into_inner();
+        let done = self.update::<Model>(object.as_ref(), update_mask.as_ref(), options.as_ref()).await?;
+        let Done { object, persisted, warnings } = done;
+        Ok(Response::new(v1::UpdateModelResponse { model: object, changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn delete_model(
+        &self,
+        request: Request<v1::DeleteModelRequest>,
+    ) -> Result<Response<v1::DeleteModelResponse>, Status> {
+        let wire = request.get_ref();
+        let id = Id::parse("name", &wire.name, &wire.variant)?;
+        let Done { persisted, warnings, .. } = self.delete::<Model>(id, wire.options.as_ref()).await?;
+        Ok(Response::new(v1::DeleteModelResponse { changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn create_override(
+        &self,
+        request: Request<v1::CreateOverrideRequest>,
+    ) -> Result<Response<v1::CreateOverrideResponse>, Status> {
+        let v1::CreateOverrideRequest { r#override: object, options } = request.into_inner();
+        let Done { object, persisted, warnings } = self.create::<Override>(object.as_ref(), options.as_ref()).await?;
+        Ok(Response::new(v1::CreateOverrideResponse { r#override: object, changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn get_override(
+        &self,
+        request: Request<v1::GetOverrideRequest>,
+    ) -> Result<Response<v1::GetOverrideResponse>, Status> {
+        let wire = request.get_ref();
+        let object = self.find::<Override>(Id::parse("override_id", &wire.override_id, "")?)?;
+        Ok(Response::new(v1::GetOverrideResponse { r#override: Some(object) }))
+    }
+
+    async fn list_overrides(
+        &self,
+        request: Request<v1::ListOverridesRequest>,
+    ) -> Result<Response<v1::ListOverridesResponse>, Status> {
+        let wire = request.get_ref();
+        let account = |entry: &Override| wire.account.is_empty() || entry.scope.account == wire.account;
+        let page = self.page::<Override>(wire.account.as_bytes(), wire.page_size, &wire.page_token, account)?;
+        Ok(Response::new(v1::ListOverridesResponse { overrides: page.rows, next_page_token: page.next_page_token }))
+    }
+
+    async fn update_override(
+        &self,
+        request: Request<v1::UpdateOverrideRequest>,
+    ) -> Result<Response<v1::UpdateOverrideResponse>, Status> {
+        let v1::UpdateOverrideRequest { r#override: object, update_mask, options } = request.into_inner();
+        let done = self.update::<Override>(object.as_ref(), update_mask.as_ref(), options.as_ref()).await?;
+        let Done { object, persisted, warnings } = done;
+        Ok(Response::new(v1::UpdateOverrideResponse { r#override: object, changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn delete_override(
+        &self,
+        request: Request<v1::DeleteOverrideRequest>,
+    ) -> Result<Response<v1::DeleteOverrideResponse>, Status> {
+        let wire = request.get_ref();
+        let id = Id::parse("override_id", &wire.override_id, "")?;
+        let Done { persisted, warnings, .. } = self.delete::<Override>(id, wire.options.as_ref()).await?;
+        Ok(Response::new(v1::DeleteOverrideResponse { changes: Vec::new(), persisted, warnings }))
+    }
+
+    async fn list_limits(
+        &self,
+        request: Request<v1::ListLimitsRequest>,
+    ) -> Result<Response<v1::ListLimitsResponse>, Status> {
+        self.limits(request.into_inner()).await.map(Response::new)
+    }
+
+    type WatchLimitsStream = Pin<Box<dyn Stream<Item = Result<v1::WatchLimitsResponse, Status>> + Send>>;
+
+    async fn watch_limits(
+        &self,
+        _: Request<v1::WatchLimitsRequest>,
+    ) -> Result<Response<Self::WatchLimitsStream>, Status> {
+        Err(error::unimplemented("WatchLimits"))
+    }
+
+    async fn explain_limit(
+        &self,
+        _: Request<v1::ExplainLimitRequest>,
+    ) -> Result<Response<v1::ExplainLimitResponse>, Status> {
+        Err(error::unimplemented("ExplainLimit"))
+    }
+
+    async fn reset_limit(&self, _: Request<v1::ResetLimitRequest>) -> Result<Response<v1::ResetLimitResponse>, Status> {
+        Err(error::unimplemented("ResetLimit"))
+    }
+
+    async fn boost(&self, _: Request<v1::BoostRequest>) -> Result<Response<v1::BoostResponse>, Status> {
+        Err(error::unimplemented("Boost"))
+    }
+
+    async fn list_changes(
+        &self,
+        _: Request<v1::ListChangesRequest>,
+    ) -> Result<Response<v1::ListChangesResponse>, Status> {
+        Err(error::unimplemented("ListChanges"))
+    }
+}

@@ -1,0 +1,383 @@
+//! The server in this process, over real sockets: what its callers see when things go wrong, and how it stops.
+
+#![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tidegate_core::ask::Request as Ask;
+use tidegate_core::decision::{SettleOutcome, WindowStatus};
+use tidegate_core::key::KeyRef;
+use tidegate_core::policy::{Policy, PolicyWrite, WriteError};
+use tidegate_core::state::SettleCounts;
+use tidegate_core::time::Timestamp;
+use tidegate_core::window::PerWindow;
+use tidegate_proto::v1::rate_limiter_service_client::RateLimiterServiceClient;
+use tidegate_proto::v1::{CheckAndReserveRequest, Decision, LimitKey, ResponseView, SettleRequest};
+use tidegate_server::banner::Served;
+use tidegate_server::clock::Clock;
+use tidegate_server::config::{Address, ListenerSettings, ProcessSettings};
+use tidegate_server::listen::Listeners;
+use tidegate_store::memory::MemoryStore;
+use tidegate_store::{Booked, EndError, ListPage, ListQuery, PolicyWritten, ReserveError, Reserved, Stats, Store};
+use tokio::sync::oneshot;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
+
+/// A server on free ports; stopped when told, or dropped.
+struct Running {
+    served: Served,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Running {
+    fn start<S: Store>(store: S, change: impl FnOnce(&mut ProcessSettings)) -> Self {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut settings = ProcessSettings {
+            listeners: ListenerSettings {
+                limiter: Some(free),
+                admin: Some(Address::Tcp(free)),
+                http: Some(free),
+                ..ListenerSettings::default()
+            },
+            drain: Duration::from_secs(5),
+            ..ProcessSettings::default()
+        };
+        change(&mut settings);
+        let listeners = Listeners::bind(&settings.listeners).expect("free ports");
+        let (stop, stopped) = oneshot::channel();
+        let (tell, told) = channel();
+        let thread = std::thread::spawn(move || {
+            let on_serving = |served: &Served| tell.send(served.clone()).expect("the test waits");
+            let stopped = async { drop(stopped.await) };
+            tidegate_server::run(listeners, Clock::start(), Arc::new(store), &settings, on_serving, stopped)
+        });
+        let served = told.recv().expect("it serves");
+        Self { served, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn memory(change: impl FnOnce(&mut ProcessSettings)) -> Self {
+        Self::start(store(), change)
+    }
+
+    fn tcp(address: Option<&Address>) -> SocketAddr {
+        match address {
+            Some(Address::Tcp(address)) => *address,
+            other => panic!("{other:?} is not TCP"),
+        }
+    }
+
+    fn limiter_address(&self) -> SocketAddr {
+        Self::tcp(self.served.limiter.first())
+    }
+
+    async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.limiter_address())).expect("a URL");
+        endpoint.connect().await.expect("connects")
+    }
+
+    async fn limiter(&self) -> RateLimiterServiceClient<Channel> {
+        RateLimiterServiceClient::new(self.channel().await)
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(Self::tcp(self.served.http.as_ref())).expect("connects");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").expect("writes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("reads");
+        answer
+    }
+
+    fn tell_to_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Stops it; meanwhile its clients go on, so that they hear that they should leave.
+    async fn join(mut self) {
+        self.tell_to_stop();
+        let thread = self.thread.take().expect("joined once");
+        let joined = tokio::task::spawn_blocking(|| thread.join()).await.expect("no panic here");
+        joined.expect("no panic").expect("no error");
+    }
+}
+
+fn store() -> MemoryStore {
+    let settings = ProcessSettings::default();
+    MemoryStore::new(settings.bounds.store, settings.forecast, Policy::built_in()).expect("randomness")
+}
+
+fn ask() -> CheckAndReserveRequest {
+    let key = LimitKey { account: "acme".into(), model: "m".into(), variant: String::new() };
+    CheckAndReserveRequest { key: Some(key), prompt_tokens: 100, ..CheckAndReserveRequest::default() }
+}
+
+fn reason(status: &Status) -> (Code, String) {
+    (status.code(), status.get_details_error_info().expect("every error has ErrorInfo").reason)
+}
+
+#[tokio::test]
+async fn a_request_is_decided_settled_and_counted() {
+    let server = Running::memory(|_| {});
+    let mut limiter = server.limiter().await;
+    let answer = limiter.check_and_reserve(ask()).await.expect("decided").into_inner();
+    assert_eq!((answer.decision(), answer.http_status, answer.windows.len()), (Decision::Allow, 200, 3));
+    assert!(answer.headers.iter().any(|header| header.name == "x-ratelimit-limit-tokens-prompt"));
+    let settle =
+        SettleRequest { reservation_id: answer.reservation_id, generated_tokens: Some(7), ..Default::default() };
+    limiter.settle(settle).await.expect("settled");
+
+    let page = server.get("/metrics");
+    for row in [
+        "tidegate_decisions_total{decision=\"allow\",reason=\"none\",window=\"none\",service_tier=\"standard\"} 1",
+        "tidegate_reservations_ended_total{how=\"settled\"} 1",
+        "tidegate_tokens_total{window=\"generated\",kind=\"settled\"} 7",
+        "tidegate_keys 1",
+        "tidegate_connections 1",
+        "tidegate_ready 1",
+    ] {
+        assert!(page.lines().any(|line| line == row), "{row}\n{page}");
+    }
+    server.join().await;
+}
+
+#[tokio::test]
+async fn what_is_not_served_yet_says_so() {
+    let server = Running::memory(|_| {});
+    let mut limiter = server.limiter().await;
+    let views = [ResponseView::Headers, ResponseView::Windows, ResponseView::Decision];
+    for view in views {
+        let status = limiter.check_and_reserve(CheckAndReserveRequest { view: view.into(), ..ask() }).await;
+        let status = status.expect_err("a later issue's");
+        assert_eq!(reason(&status), (Code::Unimplemented, "NOT_IMPLEMENTED".to_owned()));
+        assert!(status.message().contains(view.as_str_name()), "{status}");
+    }
+    let status = limiter.batch_settle(tidegate_proto::v1::BatchSettleRequest::default()).await.expect_err("later");
+    assert_eq!(reason(&status), (Code::Unimplemented, "NOT_IMPLEMENTED".to_owned()));
+    let page = server.get("/metrics");
+    let row = "tidegate_rpc_errors_total{method=\"RateLimiterService/BatchSettle\",code=\"unimplemented\"} 1";
+    assert!(page.lines().any(|line| line == row), "{page}");
+    server.join().await;
+}
+
+#[tokio::test]
+async fn tonics_own_errors_have_our_details() {
+    let server = Running::memory(|settings| settings.bounds.limiter_message_bytes = 1_024);
+    let mut limiter = server.limiter().await;
+    let long = CheckAndReserveRequest { request_id: "x".repeat(2_000), ..ask() };
+    let status = limiter.check_and_reserve(long).await.expect_err("too long");
+    assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+    assert!(status.message().contains("1024 bytes of bounds.limiter_message"), "{status}");
+    let page = server.get("/metrics");
+    assert!(page.contains("tidegate_bound_reached_total{bound=\"limiter_message\"} 1"), "{page}");
+    server.join().await;
+}
+
+#[tokio::test]
+async fn a_connection_above_the_bound_is_closed_and_counted() {
+    let server = Running::memory(|settings| settings.bounds.connections = 1);
+    let mut first = server.limiter().await;
+    first.check_and_reserve(ask()).await.expect("the one place there is");
+    let mut second = TcpStream::connect(server.limiter_address()).expect("the kernel accepts");
+    second.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let closed = second.read(&mut [0; 1]);
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    assert!(server.get("/metrics").contains("tidegate_bound_reached_total{bound=\"connections\"} 1"));
+    first.check_and_reserve(ask()).await.expect("undisturbed");
+    server.join().await;
+}
+
+#[tokio::test]
+async fn health_follows_the_process_and_watchers_do_not_hold_it_up() {
+    let mut server = Running::memory(|settings| settings.drain = Duration::from_secs(60));
+    assert!(server.get("/readyz").starts_with("HTTP/1.1 200"));
+    assert!(server.get("/nothing").starts_with("HTTP/1.1 404"));
+    let mut health = HealthClient::new(server.channel().await);
+    let request = |service: &str| HealthCheckRequest { service: service.to_owned() };
+    for service in ["", "tidegate.v1.RateLimiterService"] {
+        let answer = health.check(request(service)).await.expect("known").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+    let status = health.check(request("tidegate.v1.AdminService")).await.expect_err("not on this listener");
+    assert_eq!(status.code(), Code::NotFound);
+
+    let mut watched = health.watch(request("")).await.expect("watches").into_inner();
+    assert_eq!(watched.message().await.expect("a status").expect("one").status(), ServingStatus::Serving);
+    server.tell_to_stop();
+    assert_eq!(watched.message().await.expect("a status").expect("one").status(), ServingStatus::NotServing);
+    assert_eq!(watched.message().await.expect("ends well"), None);
+    tokio::time::timeout(Duration::from_secs(30), server.join()).await.expect("stops long before its drain is over");
+}
+
+/// A `CheckAndReserveRequest` whose key may hold anything.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Raw {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_message_are_the_callers_fault() {
+    let server = Running::memory(|_| {});
+    let mut client = tonic::client::Grpc::new(server.channel().await);
+    client.ready().await.expect("connected");
+    // An account that is no UTF-8.
+    let raw = Raw { key: vec![0x0a, 0x01, 0xff] };
+    let path = http::uri::PathAndQuery::from_static("/tidegate.v1.RateLimiterService/CheckAndReserve");
+    let codec = tonic_prost::ProstCodec::<Raw, Raw>::default();
+    let status = client.unary(tonic::Request::new(raw), path, codec).await.expect_err("no message");
+    assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+    assert!(status.message().contains("LimitKey.account"), "{status}");
+
+    let path = http::uri::PathAndQuery::from_static("/tidegate.v1.RateLimiterService/Nonsense");
+    client.ready().await.expect("connected");
+    let codec = tonic_prost::ProstCodec::<Raw, Raw>::default();
+    let status = client.unary(tonic::Request::new(Raw::default()), path, codec).await.expect_err("no method");
+    assert_eq!(reason(&status), (Code::Unimplemented, "NOT_IMPLEMENTED".to_owned()));
+    assert!(server.get("/metrics").contains("{method=\"unknown\",code=\"unimplemented\"} 1"));
+    server.join().await;
+}
+
+macro_rules! reflected {
+    ($channel:expr, $version:ident) => {{
+        use tonic_reflection::pb::$version::ServerReflectionRequest;
+        use tonic_reflection::pb::$version::server_reflection_client::ServerReflectionClient;
+        use tonic_reflection::pb::$version::server_reflection_request::MessageRequest;
+        use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
+
+        let list = Some(MessageRequest::ListServices(String::new()));
+        let request = ServerReflectionRequest { host: String::new(), message_request: list };
+        let answers = ServerReflectionClient::new($channel).server_reflection_info(tokio_stream::once(request)).await;
+        let answer = answers.expect("served").into_inner().message().await.expect("an answer").expect("one");
+        let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("no list") };
+        list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+    }};
+}
+
+#[tokio::test]
+async fn each_listener_reflects_its_own_services_in_both_versions() {
+    let server = Running::memory(|_| {});
+    let admin = format!("http://{}", Running::tcp(server.served.admin.as_ref()));
+    let admin = Endpoint::from_shared(admin).expect("a URL").connect().await.expect("connects");
+    for (channel, service) in
+        [(server.channel().await, "tidegate.v1.RateLimiterService"), (admin, "tidegate.v1.AdminService")]
+    {
+        for names in [reflected!(channel.clone(), v1), reflected!(channel.clone(), v1alpha)] {
+            assert_eq!(names, [service, "grpc.health.v1.Health"]);
+        }
+    }
+    server.join().await;
+}
+
+/// A store whose decisions panic, or never come.
+struct Broken {
+    inner: MemoryStore,
+    how: How,
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    Panics,
+    Hangs,
+}
+
+impl Store for Broken {
+    async fn check_and_reserve(&self, _: Timestamp, _: &Ask<'_>) -> Result<Reserved, ReserveError> {
+        match self.how {
+            How::Panics => panic!("a bug"),
+            How::Hangs => std::future::pending().await,
+        }
+    }
+    fn report_progress(
+        &self,
+        at: Timestamp,
+        id: &str,
+        n: u64,
+    ) -> impl Future<Output = Result<Booked, EndError>> + Send {
+        self.inner.report_progress(at, id, n)
+    }
+    fn settle(
+        &self,
+        at: Timestamp,
+        id: &str,
+        n: SettleCounts,
+    ) -> impl Future<Output = Result<Booked, EndError>> + Send {
+        self.inner.settle(at, id, n)
+    }
+    fn release(&self, at: Timestamp, id: &str) -> impl Future<Output = Result<SettleOutcome, EndError>> + Send {
+        self.inner.release(at, id)
+    }
+    fn limits(&self, at: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send {
+        self.inner.limits(at, key)
+    }
+    fn list_limits(&self, at: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send {
+        self.inner.list_limits(at, query)
+    }
+    fn policy(&self) -> Arc<Policy> {
+        self.inner.policy()
+    }
+    fn write_policy(
+        &self,
+        at: Timestamp,
+        write: PolicyWrite,
+    ) -> impl Future<Output = Result<PolicyWritten, WriteError>> + Send {
+        self.inner.write_policy(at, write)
+    }
+    fn on_tick(&self, at: Timestamp) {
+        self.inner.on_tick(at);
+    }
+    fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_call_and_nothing_else() {
+    let broken = Broken { inner: store(), how: How::Panics };
+    let server = Running::start(broken, |settings| settings.threads = std::num::NonZeroUsize::MIN);
+    let mut limiter = server.limiter().await;
+    for _ in 0..3 {
+        let status = limiter.check_and_reserve(ask()).await.expect_err("a bug");
+        assert_eq!(reason(&status), (Code::Internal, "INTERNAL".to_owned()));
+        assert!(!status.message().contains("bug"), "the inside stays inside: {status}");
+    }
+    let key = ask().key;
+    limiter.get_limits(tidegate_proto::v1::GetLimitsRequest { key }).await.expect("the thread lives on");
+    let row = "tidegate_rpc_errors_total{method=\"RateLimiterService/CheckAndReserve\",code=\"internal\"} 3";
+    let page = server.get("/metrics");
+    assert!(page.lines().any(|line| line == row), "{page}");
+    server.join().await;
+}
+
+#[tokio::test]
+async fn calls_above_the_bound_are_unavailable_and_a_drain_ends() {
+    let broken = Broken { inner: store(), how: How::Hangs };
+    let server = Running::start(broken, |settings| {
+        settings.bounds.calls_in_flight = 1;
+        settings.drain = Duration::from_millis(200);
+    });
+    let mut limiter = server.limiter().await;
+    let mut hanging = limiter.clone();
+    let hanging = tokio::spawn(async move { hanging.check_and_reserve(ask()).await });
+    while !server.get("/metrics").contains("tidegate_calls_in_flight 1") {
+        tokio::task::yield_now().await;
+    }
+    let status = limiter.check_and_reserve(ask()).await.expect_err("no place");
+    assert_eq!(reason(&status), (Code::Unavailable, "TOO_BUSY".to_owned()));
+    assert!(status.get_details_retry_info().is_some_and(|retry| retry.retry_delay.is_some()));
+    let mut health = HealthClient::new(server.channel().await);
+    health.check(HealthCheckRequest::default()).await.expect("a probe is answered however busy we are");
+    assert!(server.get("/metrics").contains("tidegate_bound_reached_total{bound=\"calls_in_flight\"} 1"));
+
+    server.join().await;
+    hanging.await.expect("no panic").expect_err("it was never answered");
+}
