@@ -102,6 +102,24 @@ async fn the_synthetic_trace_keeps_the_default_limits() {
     keeps_the_limits_at_default_floors(&synthetic()).await;
 }
 
+/// On real time nobody outside knows the order of calls that overlap; 256 of them are in flight here.
+#[test]
+fn a_fast_replay_in_real_time_keeps_the_limits() {
+    let server = Setup::release().start();
+    let (trace, log) = (synthetic(), server.folder().join("decisions.jsonl"));
+    let (trace, log_path) = (trace.to_str().expect("UTF-8"), log.to_str().expect("UTF-8"));
+    let arguments = ["replay", trace, "--speed", "200", "--decisions", log_path, "--json"];
+    let (code, output, error) = server.run(Build::Release, &arguments);
+    assert_eq!(code, Some(0), "{error}\n{output}");
+    let result: Value = serde_json::from_str(&output).expect("--json prints one object");
+    let (decisions, _) = CallLog::read(&log).book();
+    let verdict = decisions.verdict();
+    println!("{} ALLOWs in real time, fullest windows {:?} permille", verdict.allows, verdict.fullest_permille);
+    verdict.assert_clean();
+    assert_eq!(u64::try_from(verdict.allows), Ok(number(&result, "/admitted")), "the log is whole");
+    assert!(number(&result, "/rate_limited") > 0, "the limits bound: {result}");
+}
+
 #[tokio::test]
 async fn real_traces_are_admitted_whole_below_the_floors() {
     for trace in skip::traces().unwrap_or_default() {

@@ -68,6 +68,12 @@ pub(crate) struct ReplayArgs {
     connections: u8,
 
     /// Write every call and its answer to this file, one JSON object a line, for an audit
+    ///
+    /// The first line names the clock of the times. Then each line is a call, in the order of the answers: kind (reserve,
+    /// progress or settle), row of the trace, sent_us and received_us, between which it was decided, and error if it
+    /// failed. A reserve has the key, the ask, request_id, decision, reason, reserved, windows (limit, effective_limit,
+    /// used, held, remaining, binding) and, if it was allowed, reservation: its number, by which progress and settle
+    /// name it beside the counts they state and the outcome.
     #[arg(long, value_name = "FILE.jsonl")]
     decisions: Option<PathBuf>,
 

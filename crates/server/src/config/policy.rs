@@ -6,7 +6,7 @@
 use tidegate_core::MAX_TOKENS;
 use tidegate_core::law::{Knobs, LawParams, profile};
 use tidegate_core::policy::{
-    Account, Model, ModelBounds, Override, PartialBounds, Policy, PolicyWrite, Scope, Tier, UnknownAccounts,
+    Account, Model, ModelBounds, Override, PartialBounds, Policy, PolicyWrite, Scope, Tier, UnknownAccounts, Warning,
     WindowBounds, WriteError, Written,
 };
 use tidegate_core::time::Timestamp;
@@ -83,7 +83,8 @@ impl Described {
         // At the beginning of time, so that an override that has expired since it was written does not stop the server.
         match self.policy.write(write, Timestamp::ZERO) {
             Ok(written) => {
-                let warning = |warning: &Warning| Problem { path: section.path().to_owned(), message: warning.to_string() };
+                let warning =
+                    |warning: &Warning| Problem { path: section.path().to_owned(), message: warning.to_string() };
                 self.warnings.extend(written.warnings.iter().map(warning));
             }
             Err(WriteError::Invalid { field, message }) => problems.add(file_path(section, &field), message),

@@ -239,7 +239,10 @@ fn a_floor_that_wins_over_a_ceiling_is_said() {
     let config = loaded("[[models]]\nname = \"big\"\nbounds.prompt.ceiling = \"1M\"\n");
     assert_eq!(config.warnings.len(), config.policy.tiers().len(), "{:?}", config.warnings);
     let warning = config.warnings[0].to_string();
-    assert!(warning.starts_with("models[0]: prompt: merged with tier ") && warning.contains("the floor wins"), "{warning}");
+    assert!(
+        warning.starts_with("models[0]: prompt: merged with tier ") && warning.contains("the floor wins"),
+        "{warning}"
+    );
     assert_eq!(loaded(EXAMPLE).warnings, []);
 }
 
