@@ -1,6 +1,6 @@
 //! The `tidegate` binary as a library: [`main`], and the parts that the project's tests use too.
 //!
-//! `main` dispatches; each command is one file below `command`, and ends with an exit code or a [`failure::Failure`].
+//! `main` dispatches; each command is one file below `command`, and ends with an exit code or a `Failure`.
 #![forbid(unsafe_code)]
 
 use std::future::Future;

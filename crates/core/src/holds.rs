@@ -12,8 +12,8 @@ use core::time::Duration;
 
 use crate::time::Timestamp;
 
-/// Binary digits behind the point of levels and slopes. A rise of an hour rounds up by less than a token.
-const FRACTION: u32 = 16;
+/// Binary digits behind the point of levels and slopes. What a rise of an hour loses by rounding is a millionth of a token.
+const FRACTION: u32 = 32;
 
 /// Shortest time in which the hold of a silent stream fades to nothing.
 pub const SHORTEST_FADE: Duration = Duration::from_secs(60);
@@ -79,16 +79,17 @@ impl Hold {
     }
 
     fn rise(&self) -> i128 {
-        let seconds = i128::from(self.end - self.since);
-        ((i128::from(self.tokens) << FRACTION) + seconds - 1) / seconds
+        self.top() / i128::from(self.end - self.since)
     }
 
     fn top(&self) -> i128 {
-        self.rise() * i128::from(self.end - self.since)
+        i128::from(self.tokens) << FRACTION
     }
 
     fn fall(&self) -> i128 {
-        self.top() / i128::from(self.gone - self.end)
+        // Rounded up, so that half a fading leaves half and not a token more.
+        let seconds = i128::from(self.gone - self.end);
+        (self.top() + seconds - 1) / seconds
     }
 
     /// Level and slope from `second` on.
@@ -107,10 +108,12 @@ impl Hold {
     /// What changes at which second, after `second`.
     fn knots_after(&self, second: u64) -> impl Iterator<Item = (u64, Knot)> {
         let fall = Lines { produced: self.fall(), held: self.fall() };
+        // What rounding has left undone, so that both lines end where they should.
+        let risen = self.top() - self.rise() * i128::from(self.end - self.since);
         let rest = -(self.top() - self.fall() * i128::from(self.gone - self.end));
         let at_end = Lines { produced: -self.rise() - self.fall(), held: -self.fall() };
         [
-            (self.end, Knot { slope: at_end, ..Knot::default() }),
+            (self.end, Knot { slope: at_end, level: Lines { produced: risen, held: 0 }, ..Knot::default() }),
             (
                 self.gone,
                 Knot { slope: fall, level: Lines { produced: rest, held: rest }, variance: self.variance, holds: 1 },
@@ -231,7 +234,7 @@ impl Holds {
             let start = level;
             level += slope;
             second = second.saturating_add(1);
-            // The line is continuous but for what rounding leaves at the end of a fading, which only drops.
+            // The line is continuous but for what rounding leaves to the end of a rise, which is below a token's millionth.
             let highest = start.max(level);
             while let Some((_, knot)) = knots.next_if(|(at, _)| **at <= second) {
                 slope += knot.slope.produced;

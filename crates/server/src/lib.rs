@@ -1,7 +1,7 @@
 //! The gRPC shell of tidegate: sockets, threads, configuration, metrics and the services, around a [`tidegate_store::Store`].
 //!
 //! The path of a call: [`listen`] and `accept` take the connection, `threads` deals it to a serving thread, `calls` bounds
-//! it and counts its errors, [`limiter`] parses it, asks the store and answers. [`serve`] ties them together.
+//! it and counts its errors, [`limiter`] parses it, asks the store and answers. [`serve()`] ties them together.
 //!
 //! A panic unwinds. One in a call ends that call with INTERNAL; one in background work ends that round. Neither ends a
 //! thread, and each is logged.

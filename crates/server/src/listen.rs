@@ -2,7 +2,7 @@
 //!
 //! Rejected: one `SO_REUSEPORT` listener per serving thread. The kernel would also hand half of the connections to a second
 //! tidegate started on the same address by mistake, each with budgets of its own, and with few long-lived gateway
-//! connections its hash leaves threads idle. One acceptor deals connections to the least loaded thread instead ([`crate::threads`]).
+//! connections its hash leaves threads idle. One acceptor deals connections to the least loaded thread instead (`threads`).
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -57,7 +57,7 @@ impl Grpc {
                 tracing::error!(%error, "a listener ended");
             },
             () = async { stopping.await; sleep(drain).await } => {
-                tracing::warn!(?drain, "calls were still in flight when the drain was over");
+                tracing::warn!(?drain, "connections were still open when the drain was over");
             }
         }
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 use tidegate_proto::v1::rate_limiter_service_client::RateLimiterServiceClient;
 use tidegate_proto::v1::{
-    CheckAndReserveRequest, CheckAndReserveResponse, Decision, LimitKey, ReleaseRequest, ServiceTier,
+    CheckAndReserveRequest, CheckAndReserveResponse, Decision, DenyReason, LimitKey, ReleaseRequest, ServiceTier,
 };
 use tonic::transport::Channel;
 
@@ -139,10 +139,17 @@ impl CheckArgs {
         if let Some(reason) = words::reason(answer.reason) {
             text.push_str(&format!(": {reason} (HTTP {})", answer.http_status));
         }
-        match &answer.retry_after {
-            Some(wait) => text.push_str(&format!(", retry after {}", words::seconds(words::duration(wait)))),
-            None if answer.decision() != Decision::Allow => text.push_str(", waiting does not help"),
-            None => {}
+        let wait = answer.retry_after.as_ref().map(|wait| words::seconds(words::duration(wait)));
+        match (answer.reason(), wait) {
+            (DenyReason::ExceedsCurrentLimit, wait) => {
+                text.push_str(
+                    "\nwaiting does not help: send smaller requests, which grow the limit, or have it raised",
+                );
+                text.push_str(&wait.map(|wait| format!(" (it next moves in {wait})")).unwrap_or_default());
+            }
+            (_, Some(wait)) => text.push_str(&format!(", retry after {wait}")),
+            (DenyReason::Unspecified, None) => {}
+            (_, None) => text.push_str(", waiting does not help"),
         }
         if let Some(reserved) = &answer.reserved {
             let [prompt, uncached, generated] =
