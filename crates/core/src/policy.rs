@@ -172,10 +172,8 @@ impl Policy {
     #[must_use]
     pub fn built_in() -> Self {
         let tiers = BUILT_IN_TIERS.map(|(name, multiple)| {
-            let bounds = BUILT_IN_FLOORS.map(|floor| PartialBounds {
-                floor_tpm: Some(floor),
-                ceiling_tpm: Some(floor * multiple),
-            });
+            let bounds = BUILT_IN_FLOORS
+                .map(|floor| PartialBounds { floor_tpm: Some(floor), ceiling_tpm: Some(floor * multiple) });
             (name.into(), Tier { name: name.into(), bounds, revision: 1, ..Tier::default() })
         });
         let profiles = ["default", "published", "static"]

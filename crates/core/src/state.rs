@@ -169,9 +169,7 @@ impl KeyState {
         match window {
             Window::Prompt => limit_tpm.checked_sub(prompt),
             Window::UncachedPrompt => limit_tpm.checked_sub(uncached),
-            Window::Generated => {
-                limit_tpm.checked_sub(self.peak()).map(|room| room.saturating_sub(self.margin(rules)))
-            }
+            Window::Generated => limit_tpm.checked_sub(self.peak()).map(|room| room.saturating_sub(self.margin(rules))),
         }
     }
 
@@ -184,7 +182,9 @@ impl KeyState {
         let mut charged = self.generated.sum()[0];
         let mut departures = self.generated.departures().peekable();
         let mut peak = charged;
-        for (second, produced) in (self.now.as_seconds()..=self.now.after(WINDOW).as_seconds()).zip(self.holds.production()) {
+        for (second, produced) in
+            (self.now.as_seconds()..=self.now.after(WINDOW).as_seconds()).zip(self.holds.production())
+        {
             while let Some((_, [tokens])) = departures.next_if(|(at, _)| *at <= Timestamp::from_seconds(second)) {
                 charged = charged.saturating_sub(tokens);
             }

@@ -73,7 +73,12 @@ impl Policy {
             configured: account.is_some(),
             refused,
             floor_won: merged.map(|(_, floor_won)| floor_won),
-            valid_until: overrides.into_iter().flatten().filter_map(|entry| entry.expires_at).min().unwrap_or(Timestamp::MAX),
+            valid_until: overrides
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| entry.expires_at)
+                .min()
+                .unwrap_or(Timestamp::MAX),
         }
     }
 
@@ -81,7 +86,8 @@ impl Policy {
         if self.by_scope.is_empty() {
             return None;
         }
-        let scope = Scope { account: account.into(), model: model.map(String::from), variant: variant.map(String::from) };
+        let scope =
+            Scope { account: account.into(), model: model.map(String::from), variant: variant.map(String::from) };
         self.overrides.get(self.by_scope.get(&scope)?)
     }
 }

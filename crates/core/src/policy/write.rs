@@ -228,7 +228,8 @@ impl Policy {
                     name(&format!("{path}.model"), &model.model)?;
                     variant(&format!("{path}.variant"), &model.variant)?;
                     bounds(&format!("{path}.bounds"), &model.bounds)?;
-                    let same = |other: &&super::ModelBounds| other.model == model.model && other.variant == model.variant;
+                    let same =
+                        |other: &&super::ModelBounds| other.model == model.model && other.variant == model.variant;
                     if tier.models[..index].iter().any(|other| same(&other)) {
                         return invalid(&format!("{path}.model"), "names a model and variant for the second time");
                     }
@@ -316,7 +317,8 @@ impl Policy {
             Written::Override(entry) => {
                 let old = self.overrides.get(&entry.id).map(|old| (old.revision, old.scope.clone()));
                 let old_revision = old.as_ref().map(|(revision, _)| *revision);
-                let revision = expect.next(Kind::Override, &entry.id, old_revision, self.overrides.len(), MOST_ENTRIES)?;
+                let revision =
+                    expect.next(Kind::Override, &entry.id, old_revision, self.overrides.len(), MOST_ENTRIES)?;
                 let entry = Override { revision, ..entry };
                 if let Some((_, scope)) = old {
                     self.unlink(&scope, &entry.id);

@@ -227,11 +227,8 @@ impl KeyState {
         reservation.reported_at = self.now;
 
         let [counted_prompt, counted_uncached] = reservation.counted;
-        let tokens = Tokens::new(
-            prompt[0].saturating_sub(counted_prompt),
-            prompt[1].saturating_sub(counted_uncached),
-            produced,
-        );
+        let tokens =
+            Tokens::new(prompt[0].saturating_sub(counted_prompt), prompt[1].saturating_sub(counted_uncached), produced);
         reservation.counted = [prompt[0].max(counted_prompt), prompt[1].max(counted_uncached)];
         self.law.on_settled(tokens, PerWindow::default());
         tokens

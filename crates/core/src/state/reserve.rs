@@ -55,9 +55,8 @@ impl KeyState {
             let wait = (denial == Denial::ExceedsCurrentLimit).then(|| self.next_epoch());
             return Ok(self.deny(denial, wait, ask, windows, rules));
         }
-        let full = PerWindow::from_fn(|window| {
-            self.room(window, limits[window], rules).is_none_or(|room| ask[window] > room)
-        });
+        let full =
+            PerWindow::from_fn(|window| self.room(window, limits[window], rules).is_none_or(|room| ask[window] > room));
         if full != PerWindow::default() {
             for (window, _) in full.iter().filter(|(_, full)| **full) {
                 self.law.on_denied(window, ask[window], &rules.bounds[window]);
@@ -118,10 +117,7 @@ impl KeyState {
         self.issued.push(number);
         self.ids_good_until = self.ids_good_until.max(expires_at.after(MEMORY));
         if let Some(id) = reserve.request_id {
-            self.requests.insert(
-                id,
-                KnownRequest { number, stated: Stated::of(request), admitted_at: self.now },
-            );
+            self.requests.insert(id, KnownRequest { number, stated: Stated::of(request), admitted_at: self.now });
             self.timers.insert((expires_at.after(MEMORY), Due::ForgetRequest(id)));
         }
     }
@@ -131,12 +127,8 @@ impl KeyState {
         let same = known.stated == Stated::of(request) && self.now <= known.admitted_at.after(REPLAY);
         let live = self.live.get(&known.number).filter(|live| same && live.expires_at > self.now);
         let live = live.ok_or(RequestIdTaken)?;
-        let allowed = Allowed {
-            number: known.number,
-            reserved: live.reserved,
-            admitted_at: live.admitted_at,
-            replayed: true,
-        };
+        let allowed =
+            Allowed { number: known.number, reserved: live.reserved, admitted_at: live.admitted_at, replayed: true };
         Ok(Answer { outcome: Ok(allowed), windows: self.windows(rules) })
     }
 

@@ -98,12 +98,7 @@ impl Key {
 
 fn ticket(answer: &Answer, request: &Request<'_>) -> Ticket {
     let allowed = answer.outcome.expect("admitted");
-    Ticket {
-        number: allowed.number,
-        admitted_at: allowed.admitted_at,
-        ttl: request.ttl,
-        reserved: allowed.reserved,
-    }
+    Ticket { number: allowed.number, admitted_at: allowed.admitted_at, ttl: request.ttl, reserved: allowed.reserved }
 }
 
 fn request(prompt: u64, cached: u64, declared: u64) -> Request<'static> {
@@ -167,11 +162,7 @@ fn settling_replaces_the_hold_and_corrects_the_prompt_where_it_was_charged() {
     let ticket = key.admit(&request(400, 0, 50));
     assert_eq!(key.windows().generated.held_tokens, 50);
     key.now = 5_000;
-    let counts = SettleCounts {
-        prompt_tokens: Some(300),
-        cached_prompt_tokens: Some(100),
-        generated_tokens: Some(20),
-    };
+    let counts = SettleCounts { prompt_tokens: Some(300), cached_prompt_tokens: Some(100), generated_tokens: Some(20) };
     let booked = key.settle_counts(&ticket, &counts).expect("live");
     assert_eq!((booked.outcome, booked.tokens), (SettleOutcome::Applied, Tokens::new(300, 200, 20)));
     assert_eq!(key.used(), Tokens::new(300, 200, 20));
