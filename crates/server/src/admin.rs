@@ -118,7 +118,8 @@ impl<S: Store> AdminService for Admin<S> {
         request: Request<v1::ListAccountsRequest>,
     ) -> Result<Response<v1::ListAccountsResponse>, Status> {
         let wire = request.get_ref();
-        let page = self.page::<Account>(b"", wire.page_size, &wire.page_token, |_| true)?;
+        let tier = |account: &Account| wire.tier.is_empty() || account.tier == wire.tier;
+        let page = self.page::<Account>(wire.tier.as_bytes(), wire.page_size, &wire.page_token, tier)?;
         Ok(Response::new(v1::ListAccountsResponse { accounts: page.rows, next_page_token: page.next_page_token }))
     }
 
@@ -272,3 +273,6 @@ impl<S: Store> AdminService for Admin<S> {
         Err(error::unimplemented("ListChanges"))
     }
 }
+
+#[cfg(test)]
+mod tests;

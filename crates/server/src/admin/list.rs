@@ -12,6 +12,8 @@ use super::Admin;
 
 /// A page ends after the row that fills it so far: with the largest row, still within the 4 MiB that clients take.
 const FULL_PAGE_BYTES: usize = 1 << 20;
+/// Most objects that are looked at for one page: the thread serves decisions as well.
+const MOST_LOOKED_AT: usize = 10_000;
 
 /// Rows, and what asks for those after them.
 pub(super) struct Page<W> {
@@ -33,22 +35,23 @@ impl<S: Store> Admin<S> {
         let after = paging.after.as_deref();
         let after = after.map(|names| Id { name: Paging::name(names, 0), variant: Paging::name(names, 1) });
         let policy = self.store.policy();
-        let mut entries = E::list(&policy, after).filter(|entry| wanted(entry)).peekable();
-        let mut rows = Vec::new();
+        let mut page = Page { rows: Vec::new(), next_page_token: String::new() };
         let mut bytes = 0;
-        let mut next_page_token = String::new();
-        while let Some(entry) = entries.next() {
-            let row = entry.to_wire();
-            bytes += row.encoded_len();
-            rows.push(row);
-            if rows.len() >= paging.rows || bytes >= FULL_PAGE_BYTES {
+        let mut entries = E::list(&policy, after).zip(1..).peekable();
+        while let Some((entry, looked_at)) = entries.next() {
+            if wanted(entry) {
+                let row = entry.to_wire();
+                bytes += row.encoded_len();
+                page.rows.push(row);
+            }
+            if page.rows.len() >= paging.rows || bytes >= FULL_PAGE_BYTES || looked_at >= MOST_LOOKED_AT {
                 if entries.peek().is_some() {
-                    next_page_token = paging.next_page_token(&[entry.id().name, entry.id().variant]);
+                    page.next_page_token = paging.next_page_token(&[entry.id().name, entry.id().variant]);
                 }
                 break;
             }
         }
-        Ok(Page { rows, next_page_token })
+        Ok(page)
     }
 
     /// A page of limits.
