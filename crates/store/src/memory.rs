@@ -610,16 +610,21 @@ impl Store for MemoryStore {
         loop {
             let due = self.timers.take_due(now, TIMERS_AT_ONCE);
             if due.is_empty() {
-                return;
+                break;
             }
             for fingerprint in due {
                 let gone = self.keys.remove_if_mut(&fingerprint, |_, entry| self.on_due(now, fingerprint, entry));
                 if let Some((_, entry)) = gone {
+                    let queued = entry.queued;
                     let configured = self.on_evicted(entry);
                     self.room.on_evicted(configured);
+                    if queued {
+                        self.room.on_queued_gone(configured);
+                    }
                 }
             }
         }
+        self.room.clear_gone(|fingerprint| self.keys.get(&fingerprint).is_some_and(|entry| entry.queued));
     }
 
     fn stats(&self) -> Stats {

@@ -17,10 +17,19 @@ pub(super) struct Room {
     keys: AtomicU64,
     unknown: AtomicU64,
     evicted: AtomicU64,
-    /// Keys that may go, the longest idle first.
-    idle_unknown: Mutex<VecDeque<Fingerprint>>,
-    idle_configured: Mutex<VecDeque<Fingerprint>>,
+    idle_unknown: Idle,
+    idle_configured: Idle,
 }
+
+/// Keys that may go, the longest idle first; among them some that have gone already.
+#[derive(Default)]
+struct Idle {
+    queue: Mutex<VecDeque<Fingerprint>>,
+    gone: AtomicU64,
+}
+
+/// A queue is cleared of keys that have gone when they are this many, and half of it.
+const GONE_WORTH_CLEARING: u64 = 1_024;
 
 /// How full the table is.
 pub(super) struct Counts {
@@ -36,8 +45,8 @@ impl Room {
             keys: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
-            idle_unknown: Mutex::default(),
-            idle_configured: Mutex::default(),
+            idle_unknown: Idle::default(),
+            idle_configured: Idle::default(),
         }
     }
 
@@ -97,18 +106,50 @@ impl Room {
 
     /// Adds a key that may go.
     pub(super) fn queue(&self, key: Fingerprint, configured: bool) {
-        let queue = if configured { &self.idle_configured } else { &self.idle_unknown };
-        queue.lock().push_back(key);
+        self.idle(configured).queue.lock().push_back(key);
+    }
+
+    /// A queued key has left the table by itself.
+    pub(super) fn on_queued_gone(&self, configured: bool) {
+        self.idle(configured).gone.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Clears the queues of keys that have gone, now and then, so that they stay within twice the table. Called by the
+    /// background thread; while it looks, a full table may refuse a new key that it would have made room for.
+    pub(super) fn clear_gone(&self, is_queued: impl Fn(Fingerprint) -> bool) {
+        for idle in [&self.idle_unknown, &self.idle_configured] {
+            let gone = idle.gone.load(Ordering::Relaxed);
+            if gone < GONE_WORTH_CLEARING || gone < idle.queue.lock().len() as u64 / 2 {
+                continue;
+            }
+            // Not under the lock: `is_queued` locks a key, and a key that is locked queues itself.
+            let mut keys = std::mem::take(&mut *idle.queue.lock());
+            keys.retain(|key| is_queued(*key));
+            let mut queue = idle.queue.lock();
+            keys.append(&mut queue);
+            *queue = keys;
+            idle.gone.fetch_sub(gone, Ordering::Relaxed);
+        }
+    }
+
+    /// Keys in the queues, those that have gone included.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.idle_unknown.queue.lock().len() + self.idle_configured.queue.lock().len()
+    }
+
+    const fn idle(&self, configured: bool) -> &Idle {
+        if configured { &self.idle_configured } else { &self.idle_unknown }
     }
 
     fn evict_one(
         &self,
-        queue: &Mutex<VecDeque<Fingerprint>>,
+        idle: &Idle,
         evict: &mut impl FnMut(Fingerprint) -> Option<bool>,
     ) -> Option<()> {
         for _ in 0..TRIES {
             // The queue is not locked while the key is.
-            let key = queue.lock().pop_front()?;
+            let key = idle.queue.lock().pop_front()?;
             if let Some(configured) = evict(key) {
                 self.on_evicted(configured);
                 return Some(());

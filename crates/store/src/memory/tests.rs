@@ -264,3 +264,23 @@ fn an_ended_key_answers_as_if_it_were_fresh_and_a_late_settlement_is_refused() {
     assert_eq!(now(store.settle(later, &id, SettleCounts::default())), Err(EndError::TooLate));
     assert_eq!(store.stats().remembered, 0);
 }
+
+#[test]
+fn keys_that_come_and_go_leave_nothing_behind() {
+    let store = store(MemoryBounds::default(), 1_000);
+    let mut at = START;
+    for day in 0..4 {
+        for stranger in 0..1_500 {
+            let name = format!("s{day}-{stranger}");
+            let asked = Request { ttl: Duration::from_secs(1), ..request(&name, 10) };
+            let id = ask(&store, at, &asked).expect("room");
+            now(store.settle(at, &id, SettleCounts::default())).expect("live");
+        }
+        for _ in 0..60 {
+            at = at.after(Duration::from_secs(60));
+            store.on_tick(at);
+        }
+        assert_eq!(store.stats().keys, 0);
+    }
+    assert!(store.room.queued() < 1_500, "{} keys that have gone are still queued", store.room.queued());
+}
