@@ -64,6 +64,21 @@ async fn a_step_of_the_wall_clock_changes_nothing() {
     gateway.verdict().assert_clean();
 }
 
+#[tokio::test]
+async fn the_released_binary_has_no_clock_that_callers_move() {
+    let (exit, output) = Setup::release().arguments(["--test-clock"]).refused();
+    assert_eq!(exit, Some(2), "{output}");
+    let server = Setup::release().start();
+    let gateway = Gateway::of(&server).await;
+    gateway.fix("acme", [100; 3]).await;
+    let ask = Ask::of("acme").tokens(100, 100, 0);
+    gateway.allow(&ask).await;
+    let mut request = gateway.call(ask.request.clone());
+    request.metadata_mut().insert("tidegate-test-now-us", u64::from(u32::MAX).saturating_mul(1_000_000).into());
+    let answer = gateway.raw().check_and_reserve(request).await.expect("decided").into_inner();
+    assert!(!answer.allowed(), "a caller moved the clock: {answer:?}");
+}
+
 fn is_preloaded(pid: u32, library: &str) -> bool {
     let name = Path::new(library).file_name().and_then(|name| name.to_str()).unwrap_or(library);
     fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(name))

@@ -48,8 +48,10 @@ async fn a_graceful_stop_answers_every_call_and_exits_0() {
     for caller in callers {
         let (answered, refused) = caller.await.expect("it does not panic");
         assert!(answered > 0);
-        let codes: Vec<_> = refused.iter().map(tonic::Status::code).collect();
-        assert_eq!(codes, [tonic::Code::Unavailable], "{refused:?}");
+        // Refused by the server, or never sent: the client gives up what it had queued on a connection that closes.
+        let [status] = refused.as_slice() else { panic!("it stopped asking without a refusal") };
+        let never_sent = status.code() == tonic::Code::Cancelled && format!("{status:?}").contains("connection closed");
+        assert!(status.code() == tonic::Code::Unavailable || never_sent, "{status:?}");
     }
     let status = server.wait().expect("it ends");
     assert_eq!(status.code(), Some(0), "{}", server.output());
