@@ -95,9 +95,16 @@ impl<const N: usize> Charges<N> {
         self.buckets.iter().map(|bucket| (bucket.leaves_at(), bucket.tokens))
     }
 
-    /// Time from `now` until the window would be empty if nothing came; zero if it is.
+    /// Time from `now` until window `index` would count nothing if nothing came; zero if it does.
     #[must_use]
-    pub fn reset_after(&self, now: Timestamp) -> Duration {
+    pub fn reset_after(&self, index: usize, now: Timestamp) -> Duration {
+        let last = self.buckets.iter().rev().find(|bucket| bucket.tokens[index] > 0);
+        last.map_or(Duration::ZERO, |bucket| bucket.leaves_at().since(now))
+    }
+
+    /// Time from `now` until nothing is left in the window, not even what was given back.
+    #[must_use]
+    pub fn empty_after(&self, now: Timestamp) -> Duration {
         self.buckets.back().map_or(Duration::ZERO, |newest| newest.leaves_at().since(now))
     }
 

@@ -146,6 +146,8 @@ pub struct Allowed {
     pub reserved: Tokens,
     /// When it was admitted.
     pub admitted_at: Timestamp,
+    /// How long it lives without progress.
+    pub ttl: Duration,
     /// Whether this repeats the answer to an earlier call with the same request id.
     pub replayed: bool,
 }

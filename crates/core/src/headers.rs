@@ -122,6 +122,7 @@ mod tests {
             number: crate::reservation::Number { incarnation: 1, sequence: 1 },
             reserved: Tokens::default(),
             admitted_at: crate::time::Timestamp::ZERO,
+            ttl: Duration::from_secs(600),
             replayed: false,
         };
         Answer {

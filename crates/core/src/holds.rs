@@ -10,7 +10,7 @@
 use alloc::collections::BTreeMap;
 use core::time::Duration;
 
-use crate::time::Timestamp;
+use crate::time::{MICROS_PER_SECOND, Timestamp};
 
 /// Binary digits behind the point of levels and slopes. What a rise of an hour loses by rounding is a millionth of a token.
 const FRACTION: u32 = 32;
@@ -60,7 +60,9 @@ impl Hold {
             return Self::default();
         }
         let since = now.as_seconds();
-        let end = since.saturating_add(remaining.as_secs().max(1));
+        // The end is rounded up: a fade that began early would hold too little.
+        let end = now.after(remaining.max(Duration::from_secs(1)));
+        let end = end.as_seconds() + u64::from(!end.as_micros().is_multiple_of(MICROS_PER_SECOND));
         let duration = end.saturating_sub(admitted_at.as_seconds());
         let gone = end.saturating_add(duration.saturating_mul(2).max(SHORTEST_FADE.as_secs()));
         Self { tokens, variance, since, end, gone }

@@ -12,7 +12,7 @@ use crate::decision::WindowStatus;
 use crate::forecast::{Figures, ForecastDefaults, margin};
 use crate::holds::Holds;
 use crate::law::{self, Bounds, EPOCH_SECONDS, Law, LawParams};
-use crate::reservation::{Ended, Issued, Number, Reservation, Stated};
+use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, WINDOW, Window};
 
@@ -50,12 +50,11 @@ pub enum Retention {
     Default,
 }
 
-/// What happens at an instant without a call.
+/// What is forgotten at an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
-    Expire(Number),
-    Forget(Number),
-    ForgetRequest(u128),
+enum Forget {
+    Reservation(Number),
+    Request(u128),
 }
 
 /// A request id in use.
@@ -87,7 +86,10 @@ pub struct KeyState {
     ended: BTreeMap<Number, Ended>,
     requests: BTreeMap<u128, KnownRequest>,
     issued: Issued,
-    timers: BTreeSet<(Timestamp, Due)>,
+    expiries: BTreeSet<(Timestamp, Number)>,
+    forgets: BTreeSet<(Timestamp, Forget)>,
+    /// The last reservation whose tokens may still come and that was forgotten before its time.
+    forgotten: Option<Number>,
     /// Until when ids of this key's reservations are good.
     ids_good_until: Timestamp,
     expired: u64,
@@ -109,7 +111,9 @@ impl KeyState {
             ended: BTreeMap::new(),
             requests: BTreeMap::new(),
             issued: Issued::default(),
-            timers: BTreeSet::new(),
+            expiries: BTreeSet::new(),
+            forgets: BTreeSet::new(),
+            forgotten: None,
             ids_good_until: Timestamp::ZERO,
             expired: 0,
         }
@@ -123,13 +127,14 @@ impl KeyState {
         self.generated.expire(self.now);
         self.holds.advance(self.now);
         for _ in 0..TIMERS_AT_ONCE {
-            match self.timers.first() {
-                Some(&(at, due)) if at <= self.now => {
-                    self.timers.remove(&(at, due));
-                    self.on_due(due);
-                }
-                _ => break,
-            }
+            let Some(&(at, number)) = self.expiries.first().filter(|(at, _)| *at <= self.now) else { break };
+            self.expiries.remove(&(at, number));
+            self.on_expiry(number);
+        }
+        for _ in 0..TIMERS_AT_ONCE {
+            let Some(&(at, what)) = self.forgets.first().filter(|(at, _)| *at <= self.now) else { break };
+            self.forgets.remove(&(at, what));
+            self.on_forget(what);
         }
     }
 
@@ -139,7 +144,6 @@ impl KeyState {
         let limits = self.limits(rules);
         let [prompt, uncached] = self.prompt.sum();
         let used = PerWindow::new(prompt, uncached, self.generated.sum()[0]);
-        let prompt_reset = self.prompt.reset_after(self.now);
         PerWindow::from_fn(|window| WindowStatus {
             limit_tpm: limits[window],
             effective_limit_tpm: limits[window],
@@ -149,9 +153,9 @@ impl KeyState {
             held_tokens: if window == Window::Generated { self.holds.held() } else { 0 },
             remaining_tokens: self.room(window, limits[window], rules).unwrap_or(0),
             reset_after: match window {
-                Window::Generated => self.generated.reset_after(self.now),
-                Window::Prompt | Window::UncachedPrompt if used[window] == 0 => Duration::ZERO,
-                Window::Prompt | Window::UncachedPrompt => prompt_reset,
+                Window::Prompt => self.prompt.reset_after(0, self.now),
+                Window::UncachedPrompt => self.prompt.reset_after(1, self.now),
+                Window::Generated => self.generated.reset_after(0, self.now),
             },
             binding: false,
         })
@@ -200,7 +204,9 @@ impl KeyState {
     /// When [`KeyState::advance`] has something to do without a call; `None`: never.
     #[must_use]
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.timers.first().map(|&(at, _)| at)
+        let expiry = self.expiries.first().map(|&(at, _)| at);
+        let forget = self.forgets.first().map(|&(at, _)| at);
+        expiry.into_iter().chain(forget).min()
     }
 
     /// Whether the key may be forgotten, as of the last [`KeyState::advance`].
@@ -217,15 +223,17 @@ impl KeyState {
         }
     }
 
-    /// When the retention may next change, if nobody calls: a guess that is never later than it does by more than a minute.
+    /// When to look at the retention again, if nobody calls: within a minute of its next change while the key is needed,
+    /// within ten otherwise (a key that may go needs only to become a default one).
     #[must_use]
     pub fn idle_after(&self, rules: &Rules<'_>) -> Timestamp {
-        let charges = self.prompt.reset_after(self.now).max(self.generated.reset_after(self.now));
+        let charges = self.prompt.empty_after(self.now).max(self.generated.empty_after(self.now));
         if !charges.is_zero() {
             return self.now.after(charges);
         }
+        let longest = if self.retention(rules) == Retention::Needed { 1 } else { LONGEST_NAP_EPOCHS };
         // Bounded, because a change of bounds can bring a limit to its floor at any time.
-        let epochs = self.law.epochs_to_default(rules.bounds, rules.law).clamp(1, LONGEST_NAP_EPOCHS);
+        let epochs = self.law.epochs_to_default(rules.bounds, rules.law).clamp(1, longest);
         self.now.after(Duration::from_secs(EPOCH_SECONDS * epochs))
     }
 
@@ -253,16 +261,28 @@ impl KeyState {
         self.ended.len() + self.requests.len()
     }
 
-    /// Forgets what would be forgotten next, before its time; `false` if nothing is remembered.
+    /// Forgets what would be forgotten next, before its time; `false` if nothing is remembered, or nothing but request ids
+    /// that may still repeat their answer.
     pub fn forget_one(&mut self) -> bool {
-        let next = self.timers.iter().find(|(_, due)| !matches!(due, Due::Expire(_))).copied();
-        let Some(timer) = next else { return false };
-        self.timers.remove(&timer);
-        match timer.1 {
-            Due::Expire(_) => {}
-            Due::Forget(number) => drop(self.ended.remove(&number)),
-            Due::ForgetRequest(id) => drop(self.requests.remove(&id)),
+        let Some(&(at, what)) = self.forgets.first() else { return false };
+        match what {
+            Forget::Reservation(number) => {
+                let ended = self.ended.remove(&number);
+                if ended.is_some_and(|ended| ended.unsettled.is_some()) {
+                    self.forgotten = self.forgotten.max(Some(number));
+                }
+            }
+            Forget::Request(id) => {
+                let repeats = |known: &KnownRequest| {
+                    self.live.contains_key(&known.number) && self.now <= known.admitted_at.after(REPLAY)
+                };
+                if self.requests.get(&id).is_some_and(repeats) {
+                    return false;
+                }
+                self.requests.remove(&id);
+            }
         }
+        self.forgets.remove(&(at, what));
         true
     }
 

@@ -18,7 +18,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use tidegate_core::ask::Request;
 use tidegate_core::decision::{Answer, Bound, Denial, SettleOutcome, WindowStatus};
 use tidegate_core::forecast::{Figures, ForecastDefaults};
-use tidegate_core::key::{KeyRef, LimitKey};
+use tidegate_core::key::{KeyRef, LimitKey, MAX_NAME_BYTES};
 use tidegate_core::policy::{Policy, PolicyWrite, Resolved, WriteError};
 use tidegate_core::reservation::{Number, Ticket};
 use tidegate_core::state::{self, KeyState, Reserve, Retention, Rules, SettleCounts};
@@ -33,11 +33,12 @@ mod room;
 #[cfg(test)]
 mod tests;
 
-use room::Room;
+use room::{Evicted, Room};
 
 /// Shards of the table: at a million keys, one grows by a thousand.
 const SHARDS: usize = 1_024;
-/// Most models whose figures are kept for the forecast; requests of others fall back on the defaults.
+/// Most models whose figures are kept for the forecast; requests of others fall back on the defaults. Accounts that nobody
+/// configured bring in at most half of them.
 const MOST_MODELS: usize = 10_000;
 /// Keys that one round of [`Store::on_tick`] takes from the timers at a time.
 const TIMERS_AT_ONCE: usize = 256;
@@ -68,8 +69,9 @@ impl MemoryBounds {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         // Sub-buckets: 64 of 32 and of 24 bytes. Trees: nodes are at worst half empty.
-        let key = size_of::<Entry>() as u64 + 64 * (32 + 24) + 256;
-        let (reservation, remembered) = (700, 250);
+        let names = 3 * MAX_NAME_BYTES as u64;
+        let key = size_of::<Entry>() as u64 + 64 * (32 + 24) + names;
+        let (reservation, remembered) = (1_000, 400);
         let sum = [(self.keys, key), (self.reservations, reservation), (self.remembered, remembered)];
         sum.into_iter().fold(0, |sum, (count, bytes)| sum.saturating_add(count.saturating_mul(bytes)))
     }
@@ -211,7 +213,7 @@ impl MemoryStore {
             let ticket = Ticket {
                 number: allowed.number,
                 admitted_at: allowed.admitted_at,
-                ttl: request.ttl,
+                ttl: allowed.ttl,
                 reserved: allowed.reserved,
             };
             reservation_id::encode(&self.checksum_key, request.key, &ticket)
@@ -227,26 +229,20 @@ impl MemoryStore {
         request: &Request<'_>,
     ) -> Result<Answer, ReserveError> {
         let mut fresh = self.fresh(now, request.key);
-        // Before the slot is locked: making room locks other slots.
-        let place = self.make_room(now, fresh.resolved.configured);
-        if let Err(bound) = place {
-            let (rules, state) = (self.rules(&fresh.resolved, &self.defaults), &mut fresh.state);
-            let answer = match fresh.resolved.refused {
-                Some(denial) => state.forbid(&rules, request, denial),
-                None => {
-                    let reserve = Reserve { request, request_id: None, most_reservations: 1 };
-                    // The number is drawn last: what is denied for the account's own limit says so (C10).
-                    match state.reserve(now, &rules, &reserve, || Err(bound)) {
-                        Ok(answer) => answer,
-                        Err(state::RequestIdTaken) => return Err(ReserveError::RequestIdTaken),
-                    }
-                }
-            };
+        let configured = fresh.resolved.configured;
+        // First without a place, which only an ALLOW needs: what is denied for another reason must evict nobody.
+        let answer = self.probe(now, &mut fresh, request)?;
+        if answer.outcome.is_err_and(|denied| denied.denial != Denial::Capacity(Bound::Keys)) {
             return Ok(answer);
+        }
+        // Before the slot is locked: making room locks other slots.
+        if let Err(bound) = self.make_room(now, configured) {
+            let rules = self.rules(&fresh.resolved, &self.defaults);
+            return Ok(fresh.state.refuse(&rules, request, bound));
         }
         match self.keys.entry(fingerprint) {
             Slot::Occupied(mut entry) => {
-                self.room.give_back(fresh.resolved.configured);
+                self.room.give_back(configured);
                 self.decide(now, fingerprint, entry.get_mut(), request)
             }
             Slot::Vacant(slot) => {
@@ -255,13 +251,25 @@ impl MemoryStore {
                     // The first look at whether the key is idle; each look sets the next.
                     fresh.due_at = fresh.due_at.min(now.after(WINDOW));
                     self.timers.insert(fresh.due_at, fingerprint);
+                    self.count_floor_above_ceiling(&fresh.resolved);
                     slot.insert(fresh);
                 } else {
-                    self.room.give_back(fresh.resolved.configured);
+                    self.room.give_back(configured);
                 }
                 Ok(answer)
             }
         }
+    }
+
+    /// What a key without a place would answer: a denial, and CAPACITY where it would have been an ALLOW.
+    fn probe(&self, now: Timestamp, fresh: &mut Entry, request: &Request<'_>) -> Result<Answer, ReserveError> {
+        let rules = self.rules(&fresh.resolved, &self.defaults);
+        if let Some(denial) = fresh.resolved.refused {
+            return Ok(fresh.state.forbid(&rules, request, denial));
+        }
+        let reserve = Reserve { request, request_id: None, most_reservations: 1 };
+        let answer = fresh.state.reserve(now, &rules, &reserve, || Err(Bound::Keys));
+        answer.map_err(|state::RequestIdTaken| ReserveError::RequestIdTaken)
     }
 
     fn decide(
@@ -383,30 +391,37 @@ impl MemoryStore {
             if resolved.configured != entry.resolved.configured {
                 self.room.on_configured(resolved.configured);
             }
-            if resolved.floor_won != PerWindow::default() {
-                self.floor_above_ceiling.fetch_add(1, Ordering::Relaxed);
+            if entry.resolved.floor_won == PerWindow::default() {
+                self.count_floor_above_ceiling(&resolved);
             }
             entry.resolved = resolved;
             entry.revision = policy.revision();
         }
     }
 
-    /// Runs `step` on the reservation that `id` names.
+    fn count_floor_above_ceiling(&self, resolved: &Resolved) {
+        if resolved.floor_won != PerWindow::default() {
+            self.floor_above_ceiling.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Runs `step` on the reservation that `id` names. Returns its key too, and whether the account is configured.
     fn end<T>(
         &self,
         now: Timestamp,
         id: &str,
         step: impl FnOnce(&mut KeyState, &Rules<'_>, &Ticket) -> Result<T, state::EndError>,
-    ) -> Result<(T, LimitKey), EndError> {
+    ) -> Result<(T, LimitKey, bool), EndError> {
         let (key, ticket) = reservation_id::decode(&self.checksum_key, id).ok_or(EndError::Forged)?;
         let fingerprint = self.of_key(key.as_ref());
         // Only this process could make the id, so a key that is not here was evicted, with all that it remembered.
         let mut entry = self.keys.get_mut(&fingerprint).ok_or(EndError::TooLate)?;
         self.refresh(now, &mut entry);
         let result = self.call(fingerprint, &mut entry, |state, rules| step(state, rules, &ticket));
+        let configured = entry.resolved.configured;
         drop(entry);
         match result {
-            Ok(done) => Ok((done, key)),
+            Ok(done) => Ok((done, key, configured)),
             Err(state::EndError::Ended) => Err(EndError::Ended),
             Err(state::EndError::TooLate) => Err(EndError::TooLate),
         }
@@ -418,12 +433,12 @@ impl MemoryStore {
         id: &str,
         step: impl FnOnce(&mut KeyState, &Rules<'_>, &Ticket) -> Result<state::Booked, state::EndError>,
     ) -> Result<Booked, EndError> {
-        let (booked, key) = self.end(now, id, step)?;
+        let (booked, key, configured) = self.end(now, id, step)?;
         if let Some(sample) = &booked.sample {
             let model = self.of_model(key.as_ref());
             if let Some(mut figures) = self.models.get_mut(&model) {
                 figures.on_settled(sample);
-            } else if self.models.len() < MOST_MODELS {
+            } else if self.models.len() < if configured { MOST_MODELS } else { MOST_MODELS / 2 } {
                 self.models.entry(model).or_default().on_settled(sample);
             }
         }
@@ -517,6 +532,7 @@ impl MemoryStore {
     /// Takes a place in the table for a key, evicting one that may go where the table is full.
     fn make_room(&self, now: Timestamp, configured: bool) -> Result<(), Bound> {
         self.room.take(configured, |fingerprint| {
+            let mut outcome = Evicted::Gone;
             let evicted = self.keys.remove_if_mut(&fingerprint, |_, entry| {
                 entry.queued = false;
                 self.refresh(now, entry);
@@ -524,9 +540,13 @@ impl MemoryStore {
                     state.advance(now, rules);
                     state.retention(rules)
                 });
+                outcome = Evicted::Needed;
                 retention != Retention::Needed
             });
-            evicted.map(|(_, entry)| self.on_evicted(entry))
+            match evicted {
+                Some((_, entry)) => Evicted::Yes { configured: self.on_evicted(entry) },
+                None => outcome,
+            }
         })
     }
 
@@ -578,7 +598,7 @@ impl Store for MemoryStore {
         reservation_id: &str,
     ) -> impl Future<Output = Result<SettleOutcome, EndError>> + Send {
         let released = self.end(now, reservation_id, |state, rules, ticket| state.release(now, rules, ticket));
-        ready(released.map(|(outcome, _)| outcome))
+        ready(released.map(|(outcome, _, _)| outcome))
     }
 
     fn limits(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send {

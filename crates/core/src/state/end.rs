@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use super::{Due, KeyState, Rules};
+use super::{Forget, KeyState, Rules};
 use crate::decision::SettleOutcome;
 use crate::forecast::Sample;
 use crate::holds::Hold;
@@ -122,7 +122,9 @@ impl KeyState {
         if !self.ended.contains_key(&number) && (outlived || !self.issued.contains(number)) {
             self.remember(number, reservation.expires_at.max(self.now), None);
         }
-        let used = Tokens::new(prompt[0], prompt[1], reservation.generated);
+        // Clamped as every ask is: one absurd count must not move the forecast of a whole model.
+        let generated = reservation.generated.min(self.limits(rules).generated);
+        let used = Tokens::new(prompt[0], prompt[1], generated);
         let duration = self.now.since(reservation.admitted_at);
         let sample = Sample { used, duration: (outcome == SettleOutcome::Applied).then_some(duration) };
         self.figures.on_settled(&sample);
@@ -148,32 +150,30 @@ impl KeyState {
         Ok(SettleOutcome::Applied)
     }
 
-    pub(super) fn on_due(&mut self, due: Due) {
-        match due {
-            Due::Expire(number) => self.on_expiry(number),
-            Due::Forget(number) => drop(self.ended.remove(&number)),
-            Due::ForgetRequest(id) => {
-                let Some(known) = self.requests.get(&id) else { return };
-                let until = match (self.live.get(&known.number), self.ended.get(&known.number)) {
-                    (Some(live), _) => live.expires_at.after(MEMORY),
-                    (None, Some(ended)) => ended.until,
-                    (None, None) => self.now,
-                };
-                if until > self.now {
-                    self.timers.insert((until, due));
-                } else {
-                    self.requests.remove(&id);
-                }
-            }
+    pub(super) fn on_forget(&mut self, what: Forget) {
+        let id = match what {
+            Forget::Reservation(number) => return drop(self.ended.remove(&number)),
+            Forget::Request(id) => id,
+        };
+        let Some(known) = self.requests.get(&id) else { return };
+        let until = match (self.live.get(&known.number), self.ended.get(&known.number)) {
+            (Some(live), _) => live.expires_at.after(MEMORY),
+            (None, Some(ended)) => ended.until,
+            (None, None) => self.now,
+        };
+        if until > self.now {
+            self.forgets.insert((until, what));
+        } else {
+            self.requests.remove(&id);
         }
     }
 
     /// The timer of a reservation, which may have been renewed since it was set.
-    fn on_expiry(&mut self, number: Number) {
+    pub(super) fn on_expiry(&mut self, number: Number) {
         let Some(live) = self.live.get_mut(&number) else { return };
         if live.expires_at > self.now {
             live.timer_at = live.expires_at;
-            self.timers.insert((live.timer_at, Due::Expire(number)));
+            self.expiries.insert((live.timer_at, number));
         } else if let Some(live) = self.take_live(number) {
             self.expired += 1;
             self.remember(number, live.expires_at, Some(Box::new(live)));
@@ -193,24 +193,32 @@ impl KeyState {
             Some(ended) if ended.unsettled.is_some() => Known::Unsettled,
             Some(_) => Known::Settled,
             None if self.now > ticket.good_until() => Known::Forgotten,
-            None if self.issued.contains(number) => Known::Settled,
+            None if self.issued.contains(number) && !self.was_forgotten(number) => Known::Settled,
+            None if self.issued.contains(number) => Known::Forgotten,
             None if number.incarnation == rules.incarnation => Known::Forgotten,
             None => Known::Unknown,
         }
+    }
+
+    /// Whether what is known of this number may have been forgotten early: it may have been settled, or not.
+    fn was_forgotten(&self, number: Number) -> bool {
+        self.forgotten.is_some_and(|forgotten| {
+            number.incarnation == forgotten.incarnation && number.sequence <= forgotten.sequence
+        })
     }
 
     /// Takes a reservation out of the live ones, with its hold and its timer.
     fn take_live(&mut self, number: Number) -> Option<Reservation> {
         let live = self.live.remove(&number)?;
         self.holds.remove(&live.hold);
-        self.timers.remove(&(live.timer_at, Due::Expire(number)));
+        self.expiries.remove(&(live.timer_at, number));
         Some(Reservation { hold: Hold::default(), ..live })
     }
 
     fn remember(&mut self, number: Number, ended_at: Timestamp, unsettled: Option<Box<Reservation>>) {
         let until = ended_at.after(MEMORY);
         self.ended.insert(number, Ended { until, unsettled });
-        self.timers.insert((until, Due::Forget(number)));
+        self.forgets.insert((until, Forget::Reservation(number)));
     }
 
     /// Charges what is new, each token when it happened (C3), and tells the law what is stated for the first time.

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Due, KeyState, KnownRequest, Rules};
+use super::{Forget, KeyState, KnownRequest, Rules};
 use crate::ask::Request;
 use crate::decision::{Allowed, Answer, Bound, Denial, Denied};
 use crate::forecast::{self, Figures};
@@ -69,7 +69,8 @@ impl KeyState {
         match number {
             Ok(number) => {
                 self.admit(number, reserve, ask, &figures);
-                let allowed = Allowed { number, reserved: ask, admitted_at: self.now, replayed: false };
+                let allowed =
+                    Allowed { number, reserved: ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
                 Ok(Answer { outcome: Ok(allowed), windows: self.windows(rules) })
             }
             Err(bound) => Ok(self.refuse(rules, request, bound)),
@@ -112,13 +113,13 @@ impl KeyState {
         };
         self.prompt.charge(self.now, reservation.charged);
         self.holds.insert(&reservation.hold);
-        self.timers.insert((expires_at, Due::Expire(number)));
+        self.expiries.insert((expires_at, number));
         self.live.insert(number, reservation);
         self.issued.push(number);
         self.ids_good_until = self.ids_good_until.max(expires_at.after(MEMORY));
         if let Some(id) = reserve.request_id {
             self.requests.insert(id, KnownRequest { number, stated: Stated::of(request), admitted_at: self.now });
-            self.timers.insert((expires_at.after(MEMORY), Due::ForgetRequest(id)));
+            self.forgets.insert((expires_at.after(MEMORY), Forget::Request(id)));
         }
     }
 
@@ -127,8 +128,13 @@ impl KeyState {
         let same = known.stated == Stated::of(request) && self.now <= known.admitted_at.after(REPLAY);
         let live = self.live.get(&known.number).filter(|live| same && live.expires_at > self.now);
         let live = live.ok_or(RequestIdTaken)?;
-        let allowed =
-            Allowed { number: known.number, reserved: live.reserved, admitted_at: live.admitted_at, replayed: true };
+        let allowed = Allowed {
+            number: known.number,
+            reserved: live.reserved,
+            admitted_at: live.admitted_at,
+            ttl: live.ttl,
+            replayed: true,
+        };
         Ok(Answer { outcome: Ok(allowed), windows: self.windows(rules) })
     }
 
@@ -166,39 +172,44 @@ impl KeyState {
         let room = |window: Window| limits[window].saturating_sub(ask[window]);
         let prompt = self.prompt.wait_until_at_most(0, room(Window::Prompt), self.now);
         let uncached = self.prompt.wait_until_at_most(1, room(Window::UncachedPrompt), self.now);
-        let generated = if self.holds.is_empty() {
-            self.generated.wait_until_at_most(0, room(Window::Generated), self.now)
-        } else {
-            self.wait_for_holds(room(Window::Generated).saturating_sub(self.margin(rules)))
-        };
-        prompt.max(uncached).max(generated).min(WINDOW)
+        // The prompt windows only empty. The generated one may fill meanwhile with what the holds produce.
+        let from = self.now.after(prompt.max(uncached));
+        let margin = if ask.generated > 0 { self.margin(rules) } else { 0 };
+        self.first_fit(from, room(Window::Generated).saturating_sub(margin)).since(self.now).min(WINDOW)
     }
 
-    /// Time until charges and expected output stay at or below `room` from then on.
-    fn wait_for_holds(&self, room: u64) -> Duration {
+    /// The first instant from `from` on that is followed by a minute in which charges and expected output stay at or below
+    /// `room`: the same 61 seconds that admission looks at.
+    fn first_fit(&self, from: Timestamp, room: u64) -> Timestamp {
         let mut charged = self.generated.sum()[0];
         let mut departures = self.generated.departures().peekable();
-        let mut wait_until = self.now;
-        // Two minutes: whoever waits the longest still needs the minute after.
+        let mut fit = from;
         let first = self.now.as_seconds();
+        // Whoever waits a minute needs the minute after.
         for (second, produced) in (first..=first + 2 * WINDOW.as_secs()).zip(self.holds.production()) {
-            let (start, end) = (Timestamp::from_seconds(second), Timestamp::from_seconds(second + 1));
+            let (start, end) = (Timestamp::from_seconds(second).max(fit), Timestamp::from_seconds(second + 1));
+            if end <= fit {
+                continue;
+            }
             while let Some((_, [tokens])) = departures.next_if(|(at, _)| *at <= start) {
                 charged = charged.saturating_sub(tokens);
             }
             if charged.saturating_add(produced) <= room {
+                if second >= fit.as_seconds() + WINDOW.as_secs() {
+                    break;
+                }
                 continue;
             }
             // Too full at the start of this second. It may be enough that a sub-bucket leaves within it.
-            wait_until = end;
+            fit = end;
             if let Some((at, [tokens])) = departures.next_if(|(at, _)| *at < end) {
                 charged = charged.saturating_sub(tokens);
                 if charged.saturating_add(produced) <= room {
-                    wait_until = at;
+                    fit = at;
                 }
             }
         }
-        wait_until.since(self.now)
+        fit
     }
 }
 

@@ -279,8 +279,8 @@ fn an_abandoned_reservation_fades_long_before_it_expires() {
     let unknown = Request { max_generated_tokens: None, ..request(1, 0, 0) };
     key.admit(&unknown);
     assert_eq!(denial(&key.ask(&unknown)), Some(Denial::WindowFull));
-    // 100 tokens at 40 tokens/s: 2 s, and the fading takes 60 s.
-    key.now = 62_500;
+    // 100 tokens at 40 tokens/s: 2.5 s, in whole seconds 3, and the fading takes 60 s.
+    key.now = 63_000;
     assert_eq!(key.windows().generated.held_tokens, 0);
     key.admit(&unknown);
 }
@@ -433,6 +433,65 @@ fn a_wait_among_holds_is_for_the_charges_to_leave() {
     let answer = key.ask(&request(1, 1, 100));
     let wait = answer.outcome.expect_err("full").retry_after.expect("it fits later");
     assert_eq!(wait, Duration::from_millis(60_400 - 30_000));
+}
+
+#[test]
+fn a_wait_is_for_the_windows_that_bind() {
+    // 900 prompt tokens at 0 s; a stream of 1,000 tokens over 200 s from 50 s on. Only the prompt is in the way, and only
+    // until 60 s: what the stream produces much later keeps nobody waiting.
+    let mut key = Key::new(Tokens::new(1_000, 1_000, 1_000));
+    key.forecast.tokens_per_second = 5;
+    key.fallback = Figures::from_defaults(&key.forecast);
+    let first = key.admit(&request(900, 900, 0));
+    key.settle(&first, 0).expect("live");
+    key.now = 50_000;
+    key.fallback.clone_from(&Figures::from_defaults(&ForecastDefaults { generated_tokens: 1_000, ..key.forecast }));
+    key.forecast.margin_sigmas_permille = 0;
+    key.admit(&request(1, 1, 1_000));
+    let asked = request(200, 200, 600);
+    let wait = key.ask(&asked).outcome.expect_err("full").retry_after.expect("it fits later");
+    assert_eq!(wait, Duration::from_secs(10));
+    key.now += 10_000;
+    key.admit(&asked);
+}
+
+#[test]
+fn a_window_is_empty_when_its_own_tokens_have_left() {
+    let mut key = Key::new(LIMIT);
+    key.admit(&request(100, 0, 0));
+    key.now = 50_000;
+    key.admit(&request(100, 100, 0));
+    let windows = key.windows();
+    assert_eq!(windows.prompt.reset_after, Duration::from_secs(60));
+    assert_eq!(windows.uncached_prompt.reset_after, Duration::from_secs(10));
+    assert_eq!(windows.generated.reset_after, Duration::ZERO);
+}
+
+#[test]
+fn one_absurd_settlement_does_not_move_the_forecast_beyond_the_limit() {
+    let mut key = Key::new(LIMIT);
+    let ticket = key.admit(&request(1, 1, 0));
+    let counts = SettleCounts { generated_tokens: Some(MAX_TOKENS), ..SettleCounts::default() };
+    let sample = key.settle_counts(&ticket, &counts).expect("live").sample.expect("applied");
+    assert_eq!(sample.used.generated, LIMIT.generated);
+}
+
+#[test]
+fn what_is_forgotten_early_is_refused_and_not_booked_twice() {
+    let mut key = Key::new(LIMIT);
+    let asked = request(100, 100, 10);
+    let released = key.admit(&asked);
+    key.release(&released).expect("live");
+    assert!(key.state.forget_one());
+    assert_eq!(key.settle(&released, 5), Err(EndError::TooLate));
+    let later = key.admit(&asked);
+    key.settle(&later, 5).expect("live");
+    assert_eq!(key.settle(&later, 5), Ok(SettleOutcome::Duplicate));
+    // A request id that may still repeat its answer is never forgotten early.
+    let answer = key.try_ask(&asked, Some(1)).expect("new id");
+    assert!(!key.state.forget_one());
+    key.settle(&ticket(&answer, &asked), 5).expect("live");
+    assert!(key.state.forget_one());
 }
 
 #[test]
@@ -653,7 +712,7 @@ proptest! {
                 }
                 _ => {}
             }
-            prop_assert_eq!(key.state.timers.len() >= key.state.live.len(), true);
+            prop_assert_eq!(key.state.expiries.len(), key.state.live.len());
             let sum: u64 = key.state.live.values().map(|live| live.hold.tokens()).sum();
             prop_assert!(key.windows().generated.held_tokens <= sum + live.len() as u64 + 1);
         }
@@ -662,7 +721,7 @@ proptest! {
         for _ in 0..10 {
             key.windows();
         }
-        prop_assert_eq!(key.state.live.len() + key.state.remembered() + key.state.timers.len(), 0);
+        prop_assert_eq!(key.state.live.len() + key.state.remembered() + key.state.forgets.len(), 0);
         prop_assert_eq!(key.used(), Tokens::default());
         prop_assert!(key.state.holds.is_empty());
     }

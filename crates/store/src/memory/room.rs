@@ -8,8 +8,20 @@ use tidegate_core::decision::Bound;
 
 use crate::timers::Fingerprint;
 
-/// Keys looked at before a new one is refused. A queued key that was used since does not go; the timers queue it again.
-const TRIES: usize = 16;
+/// Queued keys in use again that are looked at before a new key is refused. The timers queue them again.
+const TRIES: usize = 64;
+/// Queued keys that have gone that are passed over before a new key is refused.
+const MOST_GONE: usize = 1_024;
+
+/// What became of an attempt to take a queued key out of the table.
+pub(super) enum Evicted {
+    /// It went; whether its account is configured.
+    Yes { configured: bool },
+    /// It is in use again.
+    Needed,
+    /// It had gone before.
+    Gone,
+}
 
 /// Places in the table. Keys of accounts that nobody configured take at most half, so strangers cannot lock customers out.
 pub(super) struct Room {
@@ -55,13 +67,8 @@ impl Room {
         Counts { keys: count(&self.keys), unknown: count(&self.unknown), evicted: count(&self.evicted) }
     }
 
-    /// Takes a place. Where there is none, `evict` is asked to take idle keys out, the longest idle first, until one goes; it
-    /// answers whether the account of the key that went is configured.
-    pub(super) fn take(
-        &self,
-        configured: bool,
-        mut evict: impl FnMut(Fingerprint) -> Option<bool>,
-    ) -> Result<(), Bound> {
+    /// Takes a place. Where there is none, `evict` is asked to take idle keys out, the longest idle first, until one goes.
+    pub(super) fn take(&self, configured: bool, mut evict: impl FnMut(Fingerprint) -> Evicted) -> Result<(), Bound> {
         if !configured {
             while !take_below(&self.unknown, self.most / 2) {
                 self.evict_one(&self.idle_unknown, &mut evict).ok_or(Bound::UnknownAccountKeys)?;
@@ -142,17 +149,18 @@ impl Room {
         if configured { &self.idle_configured } else { &self.idle_unknown }
     }
 
-    fn evict_one(
-        &self,
-        idle: &Idle,
-        evict: &mut impl FnMut(Fingerprint) -> Option<bool>,
-    ) -> Option<()> {
-        for _ in 0..TRIES {
+    fn evict_one(&self, idle: &Idle, evict: &mut impl FnMut(Fingerprint) -> Evicted) -> Option<()> {
+        let (mut needed, mut gone) = (0, 0);
+        while needed < TRIES && gone < MOST_GONE {
             // The queue is not locked while the key is.
             let key = idle.queue.lock().pop_front()?;
-            if let Some(configured) = evict(key) {
-                self.on_evicted(configured);
-                return Some(());
+            match evict(key) {
+                Evicted::Yes { configured } => {
+                    self.on_evicted(configured);
+                    return Some(());
+                }
+                Evicted::Needed => needed += 1,
+                Evicted::Gone => gone += 1,
             }
         }
         None

@@ -206,15 +206,21 @@ fn a_request_id_admits_one_of_a_hundred_asks() {
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
-    let bounds = MemoryBounds { remembered: 5, ..MemoryBounds::default() };
-    let store = store(bounds, 100_000);
-    for request_id in 0..20 {
-        let id = format!("id-{request_id}");
-        let asked = Request { request_id: Some(&id), ..request("acme", 1) };
-        now(store.check_and_reserve(START, &asked)).expect("a new id");
+fn what_is_remembered_is_bounded_and_ids_that_may_repeat_their_answer_are_kept() {
+    for (settled, expected) in [(true, (5, 15)), (false, (20, 0))] {
+        let store = store(MemoryBounds { remembered: 5, ..MemoryBounds::default() }, 100_000);
+        for request_id in 0..20 {
+            let id = format!("id-{request_id}");
+            let asked = Request { request_id: Some(&id), ..request("acme", 1) };
+            let at = START.after(Duration::from_millis(request_id));
+            let reserved = now(store.check_and_reserve(at, &asked)).expect("a new id");
+            if settled {
+                let id = reserved.reservation_id.expect("admitted");
+                now(store.settle(at, &id, SettleCounts::default())).expect("live");
+            }
+        }
+        assert_eq!((store.stats().remembered, store.stats().forgotten_early), expected);
     }
-    assert_eq!((store.stats().remembered, store.stats().forgotten_early), (5, 15));
 }
 
 #[test]
@@ -283,4 +289,57 @@ fn keys_that_come_and_go_leave_nothing_behind() {
         assert_eq!(store.stats().keys, 0);
     }
     assert!(store.room.queued() < 1_500, "{} keys that have gone are still queued", store.room.queued());
+}
+
+#[test]
+fn a_denial_evicts_nobody() {
+    let store = store(MemoryBounds { keys: 2, ..MemoryBounds::default() }, 1_000);
+    let id = ask(&store, START, &request("a", 10)).expect("room");
+    now(store.release(START, &id)).expect("live");
+    let later = START.after(Duration::from_secs(120));
+    store.on_tick(later);
+    assert!(ask(&store, later, &request("b", 1_001)).is_err_and(|denied| denied.denial == Denial::NeverFits));
+    assert_eq!(now(store.settle(later, &id, SettleCounts::default())).map(|b| b.outcome), Ok(SettleOutcome::Late));
+}
+
+#[test]
+fn a_repeated_answer_names_the_same_reservation() {
+    let store = store(MemoryBounds::default(), 1_000);
+    let asked = Request { request_id: Some("id"), ..request("a", 10) };
+    let first = now(store.check_and_reserve(START, &asked)).expect("new");
+    let retried = Request { ttl: Duration::from_secs(1), ..asked };
+    let again = now(store.check_and_reserve(START, &retried)).expect("the same ask");
+    assert_eq!(first.reservation_id, again.reservation_id);
+}
+
+#[test]
+fn keys_in_use_again_do_not_hide_the_one_that_may_go() {
+    let store = store(MemoryBounds { keys: 80, ..MemoryBounds::default() }, 1_000);
+    for stranger in 0..40 {
+        let id = ask(&store, START, &request(&format!("s{stranger:02}"), 10)).expect("room");
+        now(store.settle(START, &id, SettleCounts::default())).expect("live");
+    }
+    let later = START.after(Duration::from_secs(90));
+    store.on_tick(later);
+    for stranger in 0..39 {
+        ask(&store, later, &request(&format!("s{stranger:02}"), 10)).expect("known");
+    }
+    ask(&store, later, &request("new", 10)).expect("s39 may go");
+}
+
+#[test]
+fn one_settlement_does_not_move_what_other_accounts_are_expected_to_do() {
+    let store = store(MemoryBounds::default(), 10_000);
+    let undeclared = |account| Request { max_generated_tokens: None, ..request(account, 1) };
+    let settle = |id: &str, generated| {
+        let counts = SettleCounts { generated_tokens: Some(generated), ..SettleCounts::default() };
+        now(store.settle(START, id, counts)).expect("live");
+    };
+    for account in 0..100 {
+        settle(&ask(&store, START, &request(&format!("a{account}"), 1)).expect("room"), 200);
+    }
+    settle(&ask(&store, START, &request("absurd", 1)).expect("room"), 1 << 40);
+    let reserved = now(store.check_and_reserve(START, &undeclared("new"))).expect("no id");
+    let held = reserved.answer.outcome.expect("idle").reserved.generated;
+    assert!(held < 400, "{held} held for a new account");
 }
