@@ -12,7 +12,7 @@ use prost::Message;
 use tidegate_proto::v1::CheckAndReserveResponse;
 use tidegate_proto::v1::rate_limiter_service_client::RateLimiterServiceClient;
 use tidegate_tests::gateway::{Answer, Ask, Gateway};
-use tidegate_tests::page::{get, try_get};
+use tidegate_tests::page::{Page, get, try_get};
 use tidegate_tests::server::{Build, Setup};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::Code;
@@ -61,7 +61,7 @@ async fn a_graceful_stop_answers_every_call_and_exits_0() {
 }
 
 /// A call whose message is still on its way when the signal comes is in flight: it is answered.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_in_flight_at_the_signal_is_answered() {
     let mut server = Setup::release().start();
     let stream = TcpStream::connect(server.limiter()).await.expect("it listens");
@@ -80,6 +80,10 @@ async fn a_call_in_flight_at_the_signal_is_answered() {
     frame.extend(bytes);
     let rest = frame.split_off(3);
     message.send_data(frame.into(), false).expect("it is read");
+
+    while Page::scrape(server.http()).sum("tidegate_calls_in_flight", &[]) < 1.0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 
     server.terminate();
     while try_get(server.http(), "/readyz").is_ok_and(|(status, _)| status == 200) {

@@ -204,7 +204,13 @@ fn answer(outcome: Result<Allowed, Denied>) -> Answer {
 
 fn allowed() -> Allowed {
     let number = Number { incarnation: 1, sequence: 7 };
-    Allowed { number, admitted_at: Timestamp::ZERO, reserved: Tokens::new(1, 2, 3), replayed: true }
+    Allowed {
+        number,
+        admitted_at: Timestamp::ZERO,
+        ttl: Duration::from_secs(600),
+        reserved: Tokens::new(1, 2, 3),
+        replayed: true,
+    }
 }
 
 fn respond(answer: &Answer, view: v1::ResponseView) -> v1::CheckAndReserveResponse {

@@ -29,6 +29,7 @@ fn allowed(replayed: bool) -> Answer {
         number: Number { incarnation: 1, sequence: 1 },
         reserved: Tokens::new(100, 50, 20),
         admitted_at: Timestamp::ZERO,
+        ttl: std::time::Duration::from_secs(600),
         replayed,
     };
     Answer { outcome: Ok(allowed), windows: PerWindow::default() }
