@@ -2,7 +2,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use tidegate_core::decision::{Denied, ServiceTier};
+use tidegate_core::decision::{Denial, Denied, ServiceTier};
 use tidegate_core::policy::{Account, PartialBounds, Tier, Written};
 use tidegate_core::window::WINDOW;
 

@@ -1,0 +1,55 @@
+//! What comes after an ALLOW: find the key that the id names, and book under its lock.
+
+use tidegate_core::key::LimitKey;
+use tidegate_core::reservation::Ticket;
+use tidegate_core::state::{self, KeyState, Rules};
+use tidegate_core::time::Timestamp;
+
+use super::MemoryStore;
+use crate::{Booked, EndError, reservation_id};
+
+/// Most models whose figures are kept for the forecast; requests of others fall back on the defaults. Accounts that nobody
+/// configured bring in at most half of them.
+const MOST_MODELS: usize = 10_000;
+
+impl MemoryStore {
+    /// Runs `step` on the reservation that `id` names. Returns its key too, and whether the account is configured.
+    pub(super) fn end<T>(
+        &self,
+        now: Timestamp,
+        id: &str,
+        step: impl FnOnce(&mut KeyState, &Rules<'_>, &Ticket) -> Result<T, state::EndError>,
+    ) -> Result<(T, LimitKey, bool), EndError> {
+        let (key, ticket) = reservation_id::decode(&self.checksum_key, id).ok_or(EndError::Forged)?;
+        let fingerprint = self.of_key(key.as_ref());
+        // Only this process could make the id, so a key that is not here was evicted, with all that it remembered.
+        let mut entry = self.keys.get_mut(&fingerprint).ok_or(EndError::TooLate)?;
+        self.refresh(now, &mut entry);
+        let result = self.call(fingerprint, &mut entry, |state, rules| step(state, rules, &ticket));
+        let configured = entry.resolved.configured;
+        drop(entry);
+        match result {
+            Ok(done) => Ok((done, key, configured)),
+            Err(state::EndError::Ended) => Err(EndError::Ended),
+            Err(state::EndError::TooLate) => Err(EndError::TooLate),
+        }
+    }
+
+    pub(super) fn book(
+        &self,
+        now: Timestamp,
+        id: &str,
+        step: impl FnOnce(&mut KeyState, &Rules<'_>, &Ticket) -> Result<state::Booked, state::EndError>,
+    ) -> Result<Booked, EndError> {
+        let (booked, key, configured) = self.end(now, id, step)?;
+        if let Some(sample) = &booked.sample {
+            let model = self.of_model(key.as_ref());
+            if let Some(mut figures) = self.models.get_mut(&model) {
+                figures.on_settled(sample);
+            } else if self.models.len() < if configured { MOST_MODELS } else { MOST_MODELS / 2 } {
+                self.models.entry(model).or_default().on_settled(sample);
+            }
+        }
+        Ok(Booked { outcome: booked.outcome, clamped: booked.clamped, tokens: booked.tokens })
+    }
+}

@@ -1,0 +1,68 @@
+//! What happens at a key when nobody calls, and which keys leave the table.
+
+use tidegate_core::decision::Bound;
+use tidegate_core::state::Retention;
+use tidegate_core::time::Timestamp;
+
+use super::MemoryStore;
+use super::entry::{Entry, Tally};
+use super::room::Evicted;
+use crate::timers::Fingerprint;
+
+impl MemoryStore {
+    /// What is due at a key; whether the key is to leave the table.
+    pub(super) fn on_due(&self, now: Timestamp, fingerprint: Fingerprint, entry: &mut Entry) -> bool {
+        if entry.due_at > now {
+            return false;
+        }
+        self.refresh(now, entry);
+        entry.due_at = Timestamp::MAX;
+        let (retention, idle_after) = self.call(fingerprint, entry, |state, rules| {
+            state.advance(now, rules);
+            (state.retention(rules), state.idle_after(rules))
+        });
+        if retention == Retention::Default {
+            return true;
+        }
+        if retention == Retention::Idle && !entry.queued {
+            entry.queued = true;
+            self.room.queue(fingerprint, entry.resolved.configured);
+        }
+        // What could not be done at once is done in the next round.
+        let at = entry.state.next_timer().unwrap_or(Timestamp::MAX).min(idle_after).max(now);
+        if at < entry.due_at {
+            entry.due_at = at;
+            self.timers.insert(at, fingerprint);
+        }
+        false
+    }
+
+    /// Takes a place in the table for a key, evicting one that may go where the table is full.
+    pub(super) fn make_room(&self, now: Timestamp, configured: bool) -> Result<(), Bound> {
+        self.room.take(configured, |fingerprint| {
+            let mut outcome = Evicted::Gone;
+            let evicted = self.keys.remove_if_mut(&fingerprint, |_, entry| {
+                entry.queued = false;
+                self.refresh(now, entry);
+                let retention = self.call(fingerprint, entry, |state, rules| {
+                    state.advance(now, rules);
+                    state.retention(rules)
+                });
+                outcome = Evicted::Needed;
+                retention != Retention::Needed
+            });
+            match evicted {
+                Some((_, entry)) => Evicted::Yes { configured: self.on_evicted(entry) },
+                None => outcome,
+            }
+        })
+    }
+
+    /// Counts what leaves with a key, and says whether its account is configured.
+    pub(super) fn on_evicted(&self, mut entry: Entry) -> bool {
+        let before = Tally::of(&entry.state);
+        while entry.state.forget_one() {}
+        self.count(before, &mut entry.state);
+        entry.resolved.configured
+    }
+}

@@ -1,0 +1,124 @@
+//! `CheckAndReserve`: find the key, or make room for it, and decide under its lock.
+
+use std::sync::atomic::Ordering;
+
+use dashmap::mapref::entry::Entry as Slot;
+use tidegate_core::ask::Request;
+use tidegate_core::decision::{Answer, Bound, Denial};
+use tidegate_core::reservation::{Number, Ticket};
+use tidegate_core::state::{self, Reserve};
+use tidegate_core::time::Timestamp;
+use tidegate_core::window::WINDOW;
+
+use super::MemoryStore;
+use super::entry::Entry;
+use crate::timers::Fingerprint;
+use crate::{ReserveError, Reserved, reservation_id};
+
+impl MemoryStore {
+    pub(super) fn reserve(&self, now: Timestamp, request: &Request<'_>) -> Result<Reserved, ReserveError> {
+        let fingerprint = self.of_key(request.key);
+        let answer = match self.keys.get_mut(&fingerprint) {
+            Some(mut entry) => self.decide(now, fingerprint, &mut entry, request),
+            None => self.reserve_at_new_key(now, fingerprint, request),
+        }?;
+        if let Err(denied) = answer.outcome
+            && let Denial::Capacity(bound) = denied.denial
+        {
+            self.bound_reached[bound as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        let reservation_id = answer.outcome.ok().map(|allowed| {
+            let ticket = Ticket {
+                number: allowed.number,
+                admitted_at: allowed.admitted_at,
+                ttl: allowed.ttl,
+                reserved: allowed.reserved,
+            };
+            reservation_id::encode(&self.checksum_key, request.key, &ticket)
+        });
+        Ok(Reserved { answer, reservation_id })
+    }
+
+    /// Only an ALLOW makes a key.
+    fn reserve_at_new_key(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        request: &Request<'_>,
+    ) -> Result<Answer, ReserveError> {
+        let mut fresh = self.fresh(now, request.key);
+        let configured = fresh.resolved.configured;
+        // First without a place, which only an ALLOW needs: what is denied for another reason must evict nobody.
+        let answer = self.probe(now, &mut fresh, request)?;
+        if answer.outcome.is_err_and(|denied| denied.denial != Denial::Capacity(Bound::Keys)) {
+            return Ok(answer);
+        }
+        // Before the slot is locked: making room locks other slots.
+        if let Err(bound) = self.make_room(now, configured) {
+            let rules = self.rules(&fresh.resolved, &self.defaults);
+            return Ok(fresh.state.refuse(&rules, request, bound));
+        }
+        match self.keys.entry(fingerprint) {
+            Slot::Occupied(mut entry) => {
+                self.room.give_back(configured);
+                self.decide(now, fingerprint, entry.get_mut(), request)
+            }
+            Slot::Vacant(slot) => {
+                let answer = self.decide(now, fingerprint, &mut fresh, request)?;
+                if answer.outcome.is_ok() {
+                    // The first look at whether the key is idle; each look sets the next.
+                    fresh.due_at = fresh.due_at.min(now.after(WINDOW));
+                    self.timers.insert(fresh.due_at, fingerprint);
+                    self.count_floor_above_ceiling(&fresh.resolved);
+                    slot.insert(fresh);
+                } else {
+                    self.room.give_back(configured);
+                }
+                Ok(answer)
+            }
+        }
+    }
+
+    /// What a key without a place would answer: a denial, and CAPACITY where it would have been an ALLOW.
+    fn probe(&self, now: Timestamp, fresh: &mut Entry, request: &Request<'_>) -> Result<Answer, ReserveError> {
+        let rules = self.rules(&fresh.resolved, &self.defaults);
+        if let Some(denial) = fresh.resolved.refused {
+            return Ok(fresh.state.forbid(&rules, request, denial));
+        }
+        let reserve = Reserve { request, request_id: None, most_reservations: 1 };
+        let answer = fresh.state.reserve(now, &rules, &reserve, || Err(Bound::Keys));
+        answer.map_err(|state::RequestIdTaken| ReserveError::RequestIdTaken)
+    }
+
+    fn decide(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        entry: &mut Entry,
+        request: &Request<'_>,
+    ) -> Result<Answer, ReserveError> {
+        self.refresh(now, entry);
+        if let Some(denial) = entry.resolved.refused {
+            return Ok(self.call(fingerprint, entry, |state, rules| {
+                state.advance(now, rules);
+                state.forbid(rules, request, denial)
+            }));
+        }
+        let reserve = Reserve {
+            request,
+            request_id: request.request_id.map(|id| self.fingerprint([id, "", ""])),
+            most_reservations: usize::try_from(self.bounds.reservations_per_key).unwrap_or(usize::MAX),
+        };
+        self.call(fingerprint, entry, |state, rules| state.reserve(now, rules, &reserve, || self.draw()))
+            .map_err(|state::RequestIdTaken| ReserveError::RequestIdTaken)
+    }
+
+    /// Draws a reservation's number, unless too many are live. The live ones are counted by [`MemoryStore::call`]; threads
+    /// that draw at the same instant may exceed the bound by one each.
+    fn draw(&self) -> Result<Number, Bound> {
+        if self.reservations.load(Ordering::Relaxed) >= self.bounds.reservations {
+            return Err(Bound::Reservations);
+        }
+        Ok(Number { incarnation: self.incarnation, sequence: self.next_sequence.fetch_add(1, Ordering::Relaxed) })
+    }
+}
