@@ -12,6 +12,7 @@ use crate::time::Timestamp;
 use crate::window::{PerWindow, Window};
 use crate::{MAX_TOKENS, law::Bounds};
 
+mod check;
 mod resolve;
 #[cfg(test)]
 mod tests;
