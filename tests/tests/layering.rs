@@ -113,6 +113,25 @@ fn every_package_takes_the_workspace_lints() {
     }
 }
 
+/// `docs/architecture.md` leads a newcomer through the files; a name that leads nowhere is worse than none.
+#[test]
+fn the_architecture_names_files_that_exist() {
+    let text = read(&root().join("docs/architecture.md"));
+    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")).collect();
+    assert!(named.len() > 10, "{named:?}");
+    let mut files = Vec::new();
+    let mut folders = vec![root().join("crates"), root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the repository is readable") {
+            let path = entry.expect("a folder of the repository is readable").path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    for name in named {
+        assert!(files.iter().any(|file| file.ends_with(name)), "docs/architecture.md names {name}, which is not there");
+    }
+}
+
 #[test]
 fn the_core_is_no_std() {
     let core = read(&root().join("crates/core/src/lib.rs"));
