@@ -37,6 +37,16 @@ fn the_hold_of_a_silent_stream_fades_over_a_minute_or_twice_its_duration() {
     }
 }
 
+#[test]
+fn a_hold_does_not_fade_before_its_expected_end() {
+    let mut holds = Holds::default();
+    let now = Timestamp::from_millis(1_000_999);
+    holds.advance(now);
+    holds.insert(&Hold::new(6_000, 0, now, now, Duration::from_millis(1_999)));
+    holds.advance(Timestamp::from_millis(1_002_998));
+    assert_eq!(holds.held(), 6_000);
+}
+
 /// The model: one hold, straight from the words of contract C7, in exact fractions of 1/(end-since) and 1/(gone-end).
 fn expected(hold: &Hold, second: u64) -> f64 {
     if hold.tokens == 0 || second >= hold.gone {
