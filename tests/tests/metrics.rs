@@ -32,7 +32,7 @@ fn promtool_accepts(page: &Page) {
 fn promtool_accepts_the_page_during_a_replay_and_the_sums_are_the_clients() {
     let has_promtool = skip::has_program("promtool");
     let server = Setup::release().start();
-    let trace = root().join("crates/cli/data/synthetic.csv");
+    let trace = root().join("crates/sim/data/synthetic.csv");
     let trace = trace.to_str().expect("UTF-8").to_owned();
     let (result, mut pages) = std::thread::scope(|scope| {
         let replay = scope.spawn(|| {

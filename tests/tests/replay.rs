@@ -16,7 +16,7 @@ use tidegate_tests::skip;
 use tidegate_proto::v1::{Tier, UpdateTierRequest};
 
 fn synthetic() -> PathBuf {
-    root().join("crates/cli/data/synthetic.csv")
+    root().join("crates/sim/data/synthetic.csv")
 }
 
 fn name(trace: &Path) -> String {

@@ -1,4 +1,4 @@
-//! The `tidegate` binary as a library: [`main`], and the parts that the project's tests use too.
+//! The `tidegate` binary as a library: [`main`].
 //!
 //! `main` dispatches; each command is one file below `command`, and ends with an exit code or a `Failure`.
 #![forbid(unsafe_code)]
@@ -13,9 +13,7 @@ mod failure;
 mod output;
 mod status;
 mod stopwatch;
-pub mod synth;
 mod target;
-pub mod trace;
 mod words;
 
 use failure::Failure;

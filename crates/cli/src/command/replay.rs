@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, remark};
 use crate::target::LimiterTarget;
-use crate::trace::{self, TraceReader};
+use tidegate_sim::trace::{self, TraceReader};
 use agenda::Agenda;
 use caller::Caller;
 use decision_log::DecisionLog;
@@ -27,7 +27,7 @@ mod tally;
 
 const EXAMPLES: &str = "\
 Examples:
-  tidegate replay crates/cli/data/synthetic.csv --speed 60
+  tidegate replay crates/sim/data/synthetic.csv --speed 60
   tidegate replay trace.csv.gz --max-requests 1000 --json | jq .latency_us
   tidegate replay trace.csv.gz --decisions decisions.jsonl
 

@@ -6,7 +6,7 @@ use clap::value_parser;
 
 use crate::failure::Failure;
 use crate::output::print;
-use crate::synth::SynthTrace;
+use tidegate_sim::synth::SynthTrace;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -7,7 +7,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-use crate::trace::{FIRST_TOKEN_MS, TraceError, TraceRow};
+use tidegate_sim::trace::{FIRST_TOKEN_MS, TraceError, TraceRow};
 
 /// A request of the trace under way.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use super::caller::{Answered, Caller, Reply};
 use super::decision_log::DecisionLog;
 use super::tally::Tally;
 use crate::failure::Failure;
-use crate::trace::{TraceError, TraceRow};
+use tidegate_sim::trace::{TraceError, TraceRow};
 
 /// After so many failed calls in a row the server counts as gone.
 const MAX_ERRORS_IN_A_ROW: u64 = 100;

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::command::replay::agenda::{Call, Step, Stream};
     use crate::command::replay::caller::{Answered, Reply};
-    use crate::trace::TraceRow;
+    use tidegate_sim::trace::TraceRow;
 
     fn decided(decision: Decision, reason: DenyReason, binding: &[Window], limit_tpm: u64) -> Answered {
         let status = |window: Window| {

@@ -7,6 +7,8 @@
 
 use std::fmt::Write as _;
 
+use crate::random::SplitMix64;
+
 /// Prompts are cached in blocks of this many tokens.
 const CACHE_BLOCK: u64 = 64;
 
@@ -32,7 +34,7 @@ pub struct SynthTrace {
 impl SynthTrace {
     /// The trace as CSV text, with the columns of the traces' README but the last. Takes memory for all of it.
     pub fn to_csv(self) -> String {
-        let mut random = SplitMix64(self.seed);
+        let mut random = SplitMix64::new(self.seed);
         let span_ms = self.minutes * 60_000;
         let weights: Vec<u64> = (1..=self.accounts).map(|rank| 1_000_000 / rank).collect();
         let total_weight = weights.iter().sum();
@@ -82,9 +84,9 @@ impl Session {
             *self = Self { model: usize::from(random.one_in(3)), sent: 0, said: 0 };
         }
         // Half of the prompts add less than 512 tokens, half of the answers are shorter than 256.
-        let prompt_tokens = self.said + 1 + random.near_lognormal(9);
+        let prompt_tokens = self.said + 1 + near_lognormal(random, 9);
         let cached_prompt_tokens = self.sent / CACHE_BLOCK * CACHE_BLOCK;
-        let generated_tokens = if random.one_in(50) { 0 } else { random.near_lognormal(8) };
+        let generated_tokens = if random.one_in(50) { 0 } else { near_lognormal(random, 8) };
         let tokens_per_second = 20 + random.below(60);
         let stated_ms = 300 + random.below(900) + generated_tokens * 1_000 / tokens_per_second;
         let duration_ms = (!random.one_in(8)).then_some(stated_ms);
@@ -104,37 +106,13 @@ fn pick(weights: &[u64], point: u64) -> usize {
     found.unwrap_or(weights.len() - 1)
 }
 
-/// Sebastiano Vigna's SplitMix64 (prng.di.unimi.it/splitmix64.c), public domain: tiny, seedable by any number, good enough
-/// for made-up traffic.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Uniform below `bound`, which is at least 1. The bias is below bound / 2^64.
-    fn below(&mut self, bound: u64) -> u64 {
-        let high = (u128::from(self.next()) * u128::from(bound)) >> 64;
-        u64::try_from(high).expect("the upper half of a product of two u64 is below 2^64")
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-
-    /// About `2^x` with `x` near normal, mean `octaves`, standard deviation about 1.4, never further than 4.9 from the mean.
-    fn near_lognormal(&mut self, octaves: u64) -> u64 {
-        // Twelve uniforms sum to mean 6 and deviation 1 (Irwin-Hall); here in 1/1024 octave, scaled by 1.4 and cut.
-        let sum: u64 = (0..12).map(|_| self.below(1_024)).sum();
-        let deviation = (sum * 14 / 10).clamp(3_584, 13_616) - 3_584;
-        let exponent = (octaves * 1_024 + deviation).saturating_sub(5_017);
-        (1_024 + exponent % 1_024) << (exponent / 1_024) >> 10
-    }
+/// About `2^x` with `x` near normal, mean `octaves`, standard deviation about 1.4, never further than 4.9 from the mean.
+fn near_lognormal(random: &mut SplitMix64, octaves: u64) -> u64 {
+    // Twelve uniforms sum to mean 6 and deviation 1 (Irwin-Hall); here in 1/1024 octave, scaled by 1.4 and cut.
+    let sum: u64 = (0..12).map(|_| random.below(1_024)).sum();
+    let deviation = (sum * 14 / 10).clamp(3_584, 13_616) - 3_584;
+    let exponent = (octaves * 1_024 + deviation).saturating_sub(5_017);
+    (1_024 + exponent % 1_024) << (exponent / 1_024) >> 10
 }
 
 #[cfg(test)]
@@ -152,7 +130,7 @@ mod tests {
     fn the_committed_trace_is_what_the_generator_writes() {
         let committed = include_str!("../data/synthetic.csv");
         assert!(committed.len() < 150_000);
-        assert!(COMMITTED.to_csv() == committed, "regenerate it: tidegate trace synth > crates/cli/data/synthetic.csv");
+        assert!(COMMITTED.to_csv() == committed, "regenerate it: tidegate trace synth > crates/sim/data/synthetic.csv");
     }
 
     #[test]
@@ -168,8 +146,8 @@ mod tests {
 
     #[test]
     fn sizes_are_spread_over_octaves_around_their_median() {
-        let mut random = SplitMix64(1);
-        let mut sizes: Vec<u64> = (0..10_001).map(|_| random.near_lognormal(8)).collect();
+        let mut random = SplitMix64::new(1);
+        let mut sizes: Vec<u64> = (0..10_001).map(|_| near_lognormal(&mut random, 8)).collect();
         sizes.sort_unstable();
         let at = |percent: usize| sizes[sizes.len() * percent / 100];
         assert!((230..=280).contains(&at(50)), "median {}", at(50));

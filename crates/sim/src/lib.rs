@@ -1,0 +1,8 @@
+//! Virtual time: traces in, the very core that serves, reports and plots out.
+//!
+//! No async, no server, no clock: a day of traffic is a loop over arrivals.
+#![forbid(unsafe_code)]
+
+pub mod random;
+pub mod synth;
+pub mod trace;
