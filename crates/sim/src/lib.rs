@@ -3,6 +3,11 @@
 //! No async, no server, no clock: a day of traffic is a loop over arrivals.
 #![forbid(unsafe_code)]
 
+pub mod policy;
 pub mod random;
+pub mod report;
+pub mod run;
 pub mod synth;
 pub mod trace;
+pub mod truth;
+pub mod workload;

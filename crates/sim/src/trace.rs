@@ -29,6 +29,9 @@ pub const FIRST_TOKEN_MS: u64 = 500;
 /// ... and then one token in this many: 40 a second.
 const TOKEN_MS: u64 = 25;
 
+/// Longest time from arrival to last token: a day.
+pub const LONGEST_DURATION_MS: u64 = 86_400_000;
+
 /// One request of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceRow {
@@ -46,13 +49,17 @@ pub struct TraceRow {
     pub generated_tokens: u64,
     /// Arrival to last token, milliseconds. `None`: the source does not say.
     pub stated_duration_ms: Option<u64>,
+    /// The most output that the client allowed. `None`: the source does not say.
+    pub max_generated_tokens: Option<u64>,
 }
 
 impl TraceRow {
     /// Arrival to last token in milliseconds: as stated, else 0.5 s and 1/40 s for each generated token.
+    /// At most [`LONGEST_DURATION_MS`].
     pub fn duration_ms(&self) -> u64 {
-        self.stated_duration_ms
-            .unwrap_or_else(|| FIRST_TOKEN_MS.saturating_add(self.generated_tokens.saturating_mul(TOKEN_MS)))
+        let stated = self.stated_duration_ms;
+        let duration = stated.unwrap_or(FIRST_TOKEN_MS + self.generated_tokens.saturating_mul(TOKEN_MS));
+        duration.min(LONGEST_DURATION_MS)
     }
 
     /// Cached prompt tokens; 0 where the source does not say (everything is uncached).

@@ -16,6 +16,7 @@ pub(super) struct Columns {
     generated_tokens: usize,
     cached_prompt_tokens: Option<usize>,
     duration_ms: Option<usize>,
+    max_generated_tokens: Option<usize>,
 }
 
 impl Columns {
@@ -39,6 +40,7 @@ impl Columns {
             generated_tokens: require("generated_tokens")?,
             cached_prompt_tokens: find("cached_prompt_tokens")?,
             duration_ms: find("duration_ms")?,
+            max_generated_tokens: find("max_generated_tokens")?,
         })
     }
 
@@ -70,6 +72,7 @@ impl Columns {
             cached_prompt_tokens,
             generated_tokens: required("generated_tokens", self.generated_tokens)?,
             stated_duration_ms: optional("duration_ms", self.duration_ms)?,
+            max_generated_tokens: optional("max_generated_tokens", self.max_generated_tokens)?,
         })
     }
 }

@@ -197,7 +197,16 @@ mod tests {
     fn row(at_ms: u64, generated_tokens: u64, stated_duration_ms: Option<u64>) -> TraceRow {
         let (account, model) = ("a".to_owned(), "m".to_owned());
         let (prompt_tokens, cached_prompt_tokens) = (10, None);
-        TraceRow { at_ms, account, model, prompt_tokens, cached_prompt_tokens, generated_tokens, stated_duration_ms }
+        TraceRow {
+            at_ms,
+            account,
+            model,
+            prompt_tokens,
+            cached_prompt_tokens,
+            generated_tokens,
+            stated_duration_ms,
+            max_generated_tokens: None,
+        }
     }
 
     /// Every call in order, each request admitted and answered at once: (time, row, step).

@@ -183,6 +183,7 @@ mod tests {
             cached_prompt_tokens: Some(4),
             generated_tokens: 3,
             stated_duration_ms: None,
+            max_generated_tokens: None,
         };
         let stream = Box::new(Stream { row: 0, request, reservation_id: String::new(), reservation: 0 });
         let call = Call { due_ms: 0, stream, step: Step::Reserve };

@@ -1,0 +1,171 @@
+//! tidegate: the core that serves, called as a store calls it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tidegate_core::ask::Request;
+use tidegate_core::decision::{Denial, ServiceTier};
+use tidegate_core::forecast::Figures;
+use tidegate_core::key::KeyRef;
+use tidegate_core::reservation::{Number, Ticket};
+use tidegate_core::state::{Booked, KeyState, Reserve, Rules, SettleCounts};
+use tidegate_core::time::Timestamp;
+use tidegate_core::window::Tokens;
+
+use super::{KeyRules, Limiter, Stream, Verdict, World};
+
+/// Longer than the longest stream: a simulated gateway is never lost.
+const TTL: Duration = Duration::from_secs(2 * 86_400);
+
+/// The bound of live reservations of a key.
+const MOST_RESERVATIONS: usize = 100_000;
+
+/// Keys and models as a store keeps them.
+pub(super) struct Forecast<'a> {
+    world: World<'a>,
+    keys: Vec<Key>,
+    models: Vec<Figures>,
+    defaults: Figures,
+    tickets: Vec<Option<Ticket>>,
+    sequence: u64,
+}
+
+struct Key {
+    state: KeyState,
+    model: usize,
+    limits: Tokens,
+}
+
+impl<'a> Forecast<'a> {
+    pub(super) fn new(world: World<'a>) -> Self {
+        let mut models = HashMap::new();
+        let keys = world.keys.iter().zip(world.rules).map(|(name, rules)| {
+            let next = models.len();
+            let model = *models.entry(name.model.as_str()).or_insert(next);
+            let phase = key_ref(&name.account, &name.model).phase_seconds();
+            Key { state: KeyState::new(Timestamp::ZERO, phase, &rules.bounds), model, limits: rules.floors() }
+        });
+        let keys = keys.collect();
+        let models = vec![Figures::default(); models.len()];
+        let defaults = Figures::from_defaults(world.forecast);
+        Self { world, keys, models, defaults, tickets: Vec::new(), sequence: 0 }
+    }
+
+    /// Asks the core, and remembers the ticket if it allows. `rules` may be others than the world's.
+    pub(super) fn reserve(&mut self, now: Timestamp, stream: &Stream, rules: &KeyRules) -> Result<Tokens, Denial> {
+        let request = &stream.request;
+        let name = &self.world.keys[request.key as usize];
+        let cached = request.prompt_tokens - request.uncached_prompt_tokens;
+        let asked = Request {
+            key: key_ref(&name.account, &name.model),
+            prompt_tokens: request.prompt_tokens,
+            cached_prompt_tokens: self.world.cache_known.then_some(cached),
+            max_generated_tokens: request.max_generated_tokens,
+            service_tier: ServiceTier::Standard,
+            request_id: None,
+            ttl: TTL,
+        };
+        let reserve = Reserve { request: &asked, request_id: None, most_reservations: MOST_RESERVATIONS };
+        let number = Number { incarnation: 1, sequence: self.sequence };
+        self.sequence += 1;
+        let answer = self.call(request.key, rules, |state, rules| state.reserve(now, rules, &reserve, || Ok(number)));
+        let answer = answer.expect("the request has no id, so its id cannot be taken");
+        self.keys[request.key as usize].limits = answer.windows.map(|status| status.limit_tpm);
+        let allowed = answer.outcome.map_err(|denied| denied.denial)?;
+        let ticket = Ticket { number, admitted_at: allowed.admitted_at, ttl: allowed.ttl, reserved: allowed.reserved };
+        if self.tickets.len() <= stream.slot {
+            self.tickets.resize(stream.slot + 1, None);
+        }
+        self.tickets[stream.slot] = Some(ticket);
+        Ok(allowed.reserved)
+    }
+
+    /// Used and held tokens of a key.
+    pub(super) fn carried(&mut self, now: Timestamp, key: u32, rules: &KeyRules) -> Tokens {
+        let windows = self.call(key, rules, |state, rules| {
+            state.advance(now, rules);
+            state.windows(rules)
+        });
+        windows.map(|status| status.used_tokens + status.held_tokens)
+    }
+
+    pub(super) fn release(&mut self, now: Timestamp, stream: &Stream, rules: &KeyRules) {
+        if let Some(ticket) = self.tickets[stream.slot].take() {
+            let released = self.call(stream.request.key, rules, |state, rules| state.release(now, rules, &ticket));
+            debug_assert!(released.is_ok(), "{released:?}");
+        }
+    }
+
+    pub(super) fn report(&mut self, now: Timestamp, stream: &Stream, generated: u64, rules: &KeyRules) {
+        if let Some(ticket) = self.tickets[stream.slot] {
+            let booked = self.call(stream.request.key, rules, |state, rules| {
+                state.report_progress(now, rules, &ticket, generated)
+            });
+            self.learn(stream.request.key, booked.ok());
+        }
+    }
+
+    pub(super) fn settle(&mut self, now: Timestamp, stream: &Stream, rules: &KeyRules) {
+        let request = &stream.request;
+        let counts = SettleCounts {
+            prompt_tokens: Some(request.prompt_tokens),
+            cached_prompt_tokens: Some(request.prompt_tokens - request.uncached_prompt_tokens),
+            generated_tokens: Some(request.generated_tokens),
+        };
+        if let Some(ticket) = self.tickets[stream.slot].take() {
+            let booked = self.call(request.key, rules, |state, rules| state.settle(now, rules, &ticket, &counts));
+            self.learn(request.key, booked.ok());
+        }
+    }
+
+    fn learn(&mut self, key: u32, booked: Option<Booked>) {
+        if let Some(sample) = booked.and_then(|booked| booked.sample) {
+            self.models[self.keys[key as usize].model].on_settled(&sample);
+        }
+    }
+
+    fn call<T>(&mut self, key: u32, rules: &KeyRules, step: impl FnOnce(&mut KeyState, &Rules<'_>) -> T) -> T {
+        let key = &mut self.keys[key as usize];
+        let fallback =
+            if key.state.needs_fallback() { self.models[key.model].or(&self.defaults) } else { self.defaults };
+        let rules = Rules {
+            bounds: &rules.bounds,
+            law: &rules.law,
+            fallback: &fallback,
+            forecast: self.world.forecast,
+            incarnation: 1,
+        };
+        step(&mut key.state, &rules)
+    }
+
+    pub(super) fn rules(&self, key: u32) -> &'a KeyRules {
+        &self.world.rules[key as usize]
+    }
+}
+
+fn key_ref<'n>(account: &'n str, model: &'n str) -> KeyRef<'n> {
+    KeyRef::new(account, model, "").expect("the names of a trace are within the bounds of the wire")
+}
+
+impl Limiter for Forecast<'_> {
+    fn decide(&mut self, now: Timestamp, stream: &Stream) -> Verdict {
+        match self.reserve(now, stream, self.rules(stream.request.key)) {
+            Ok(_) => Verdict::Admitted,
+            Err(denial) if denial.http_status() == 503 => Verdict::Overloaded,
+            Err(_) => Verdict::RateLimited,
+        }
+    }
+
+    fn on_progress(&mut self, now: Timestamp, stream: &Stream, generated_tokens: u64) {
+        self.report(now, stream, generated_tokens, self.rules(stream.request.key));
+    }
+
+    fn on_end(&mut self, now: Timestamp, stream: &Stream) {
+        self.settle(now, stream, self.rules(stream.request.key));
+    }
+
+    fn limits(&self, key: u32) -> Tokens {
+        self.keys[key as usize].limits
+    }
+}
+
