@@ -1,11 +1,13 @@
 //! What a request is expected to produce, how fast, and how much of its prompt the cache will serve.
 //!
 //! Rejected: holding `max_tokens`, which denies at low use; a fixed estimate, which is wrong for everyone; a high quantile
-//! held for each request, which adds up to far more than the sum will ever be. A hold is the *mean*; the safety margin is a
-//! number of standard deviations of the *sum* of the live holds (contract C4).
+//! held for each request, which adds up to far more than the sum will ever be. A hold is an *expectation*; the safety margin
+//! is a number of standard deviations of the *sum* of the live holds (contract C4).
 //!
-//! Figures come from the key's settled requests; while it has settled few, they are mixed with its model's, and those with
-//! configured defaults.
+//! Where each part lives: means (of output, pace, cache share) in [`Figures`]; how long answers are, and so what a stream that
+//! has come so far will still produce, in [`Lengths`]; the expectation of one stream over the coming minute in [`Course`];
+//! the sum of them in [`crate::holds`]. A new key starts from what its model's requests do ([`Model`], [`Prior`]), and a new
+//! model from configured defaults.
 
 use core::time::Duration;
 
@@ -13,11 +15,17 @@ use crate::ask::Request;
 use crate::time::micros;
 use crate::window::{PerWindow, Tokens};
 
+mod course;
+mod lengths;
+
+pub use course::{Course, MARKS};
+pub use lengths::{Hazards, Lengths};
+
 /// Binary digits behind the point of a mean.
 const FRACTION: u32 = 8;
 /// A new sample weighs 1/64 once there are that many: about the last 64 requests count.
 const MEMORY: u32 = 64;
-/// From this many samples on, figures stand alone, without what they fall back on.
+/// From this many samples on, means stand alone, without what they fall back on.
 const TRUSTED: u32 = 32;
 /// How many samples the fallback counts for beside the first own ones; shrinks to none at [`TRUSTED`].
 const FALLBACK_WEIGHT: u32 = 8;
@@ -25,26 +33,76 @@ const FALLBACK_WEIGHT: u32 = 8;
 const LONGEST: Duration = Duration::from_secs(3_600);
 /// Slowest pace: one token in a minute.
 const SLOWEST_MICROS_PER_TOKEN: u64 = 60_000_000;
+/// A prior of a model is made again after this many settled requests.
+const NEWS: u32 = 8;
+/// The guard never leaves room for fewer live streams than this.
+const FEWEST_STREAMS: u64 = 8;
+/// By how much, in thousandths, the expected output of all streams together may be off beyond what their number averages
+/// out: what answers are like moves faster than it is learnt.
+const DRIFT_PERMILLE: u64 = 50;
 
 /// What requests are expected to do before anything is known, and how careful to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForecastDefaults {
-    /// Generated tokens of a request; 1 to 2^40, default 256. Its standard deviation is taken to be as large.
+    /// Generated tokens of a request; 1 to 2^40, default 256.
     pub generated_tokens: u64,
     /// Generated tokens per second of a stream; 1 to 1,000,000, default 40.
     pub tokens_per_second: u64,
-    /// Safety margin: standard deviations of the sum of a key's live holds, permille; 0 to 10,000, default 2326, the 99th
-    /// percentile of a normal distribution.
+    /// Safety margin: standard deviations of what a key's live streams together will produce, permille; 0 to 10,000, default
+    /// 2326, the 99th percentile of a normal distribution.
     pub margin_sigmas_permille: u32,
+    /// Guard against streams that go on for longer than any before: what all live streams of a key could produce within a
+    /// minute, if none ended, is at most this many times the limit, permille; 1,000 to 1,000,000, default 2000. 0: no guard.
+    pub guard_permille: u32,
 }
 
 impl Default for ForecastDefaults {
     fn default() -> Self {
-        Self { generated_tokens: 256, tokens_per_second: 40, margin_sigmas_permille: 2_326 }
+        Self { generated_tokens: 256, tokens_per_second: 40, margin_sigmas_permille: 2_326, guard_permille: 2_000 }
     }
 }
 
-/// What settled requests did: means that forget, in integers. 40 bytes.
+impl ForecastDefaults {
+    /// The safety margin of streams that are expected to produce `tokens` with this `variance`, tokens squared; rounded up.
+    #[must_use]
+    pub fn margin(&self, tokens: u64, variance: u64) -> u64 {
+        let squared = self.margin_squared(tokens, variance);
+        let root = squared.isqrt();
+        u64::try_from(root + u128::from(root * root < squared)).unwrap_or(u64::MAX)
+    }
+
+    /// Whether `sum` and the margin of these streams are at most `most`; much cheaper than the margin itself.
+    #[must_use]
+    pub fn fits(&self, sum: u64, tokens: u64, variance: u64, most: u64) -> bool {
+        most.checked_sub(sum).is_some_and(|room| self.margin_squared(tokens, variance) <= u128::from(room) * u128::from(room))
+    }
+
+    fn margin_squared(&self, tokens: u64, variance: u64) -> u128 {
+        let drift = u128::from(tokens) * u128::from(DRIFT_PERMILLE) / 1_000;
+        let sigmas = u128::from(self.margin_sigmas_permille);
+        // Below (2^41)^2 + 2^64, times 10^8.
+        (drift.saturating_mul(drift) + u128::from(variance)).saturating_mul(sigmas * sigmas) / 1_000_000
+    }
+
+    /// What one stream counts for in [`ForecastDefaults::most_reach`] at most: where the limit is small beside a stream's pace,
+    /// eight streams may run all the same.
+    #[must_use]
+    pub fn most_reach_of_one(&self, limit_tpm: u64) -> u64 {
+        self.most_reach(limit_tpm) / FEWEST_STREAMS
+    }
+
+    /// Most tokens that the live streams of a key with this limit may be able to produce within a minute.
+    #[must_use]
+    pub fn most_reach(&self, limit_tpm: u64) -> u64 {
+        if self.guard_permille == 0 {
+            return u64::MAX;
+        }
+        let most = u128::from(limit_tpm) * u128::from(self.guard_permille) / 1_000;
+        u64::try_from(most).unwrap_or(u64::MAX)
+    }
+}
+
+/// What settled requests did: means that forget, in integers. 24 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Samples seen, at most [`MEMORY`].
@@ -53,8 +111,6 @@ pub struct Figures {
     uncached_share: u32,
     /// Mean of generated tokens, with [`FRACTION`].
     mean: u64,
-    /// Mean squared deviation from it, tokens squared.
-    variance: u64,
     /// Mean microseconds for a generated token.
     micros_per_token: u64,
 }
@@ -78,7 +134,6 @@ impl Figures {
             samples: TRUSTED,
             uncached_share: 1 << 16,
             mean: defaults.generated_tokens << FRACTION,
-            variance: defaults.generated_tokens.saturating_mul(defaults.generated_tokens),
             micros_per_token: 1_000_000 / defaults.tokens_per_second.max(1),
         }
     }
@@ -87,13 +142,12 @@ impl Figures {
     pub fn on_settled(&mut self, sample: &Sample) {
         self.samples = (self.samples + 1).min(MEMORY);
         let weight = u64::from(self.samples);
-        let generated = sample.used.generated << FRACTION;
-        let before = self.mean.abs_diff(generated) >> FRACTION;
-        self.mean = toward(self.mean, generated, weight);
-        let after = self.mean.abs_diff(generated) >> FRACTION;
-        self.variance = toward(self.variance, before.saturating_mul(after), weight);
+        self.mean = toward(self.mean, sample.used.generated << FRACTION, weight);
         if let (Some(duration), 1..) = (sample.duration, sample.used.generated) {
-            let pace = (micros(duration) / sample.used.generated).min(SLOWEST_MICROS_PER_TOKEN);
+            let pace = micros_per_token(duration, sample.used.generated);
+            // Weighed by tokens: most of a short answer's duration is the wait for its first token.
+            let usual = self.generated_tokens().max(1);
+            let weight = weight.saturating_mul(usual) / sample.used.generated.min(usual);
             self.micros_per_token =
                 if self.micros_per_token == 0 { pace } else { toward(self.micros_per_token, pace, weight) };
         }
@@ -121,7 +175,6 @@ impl Figures {
             uncached_share: u32::try_from(mix(self.uncached_share.into(), fallback.uncached_share.into()))
                 .unwrap_or(1 << 16),
             mean: mix(self.mean, fallback.mean),
-            variance: mix(self.variance, fallback.variance),
             micros_per_token: if self.micros_per_token == 0 {
                 fallback.micros_per_token
             } else {
@@ -136,12 +189,10 @@ impl Figures {
         (self.mean + (1 << FRACTION) - 1) >> FRACTION
     }
 
-    /// Variance of what a request will produce beyond `produced`, where `remaining` more are expected; tokens squared. A
-    /// declared maximum bounds how far it can go above the expectation.
+    /// Usual microseconds for a generated token, the wait for the first one shared among them; at least 1.
     #[must_use]
-    pub fn variance(&self, remaining: u64, produced: u64, declared: Option<u64>) -> u64 {
-        let room = declared.map_or(u64::MAX, |declared| declared.saturating_sub(produced).saturating_sub(remaining));
-        self.variance.min(room.saturating_mul(room))
+    pub const fn micros_per_token(&self) -> u64 {
+        if self.micros_per_token == 0 { 1 } else { self.micros_per_token }
     }
 
     /// Whether these figures rest on enough samples to stand alone: [`Figures::or`] then ignores the fallback.
@@ -169,32 +220,72 @@ impl Figures {
             .min(effective_limit.generated);
         Tokens::new(request.prompt_tokens, uncached_prompt, generated)
     }
+}
 
-    /// How many tokens a stream that has produced `produced` of an expected `asked` will still produce: the rest of the ask,
-    /// or, where it has come near or past it, as much as it has produced, at most a standard deviation. Never past the
-    /// declared maximum.
-    #[must_use]
-    pub fn remaining_tokens(&self, asked: u64, produced: u64, declared: Option<u64>) -> u64 {
-        let expected = asked.saturating_sub(produced).max(produced.min(self.variance.isqrt()));
-        declared.map_or(expected, |declared| expected.min(declared.saturating_sub(produced)))
-    }
+/// What is believed of a key before it has shown anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prior {
+    /// Means.
+    pub figures: Figures,
+    /// How long answers are.
+    pub hazards: Hazards,
+}
 
-    /// How long `tokens` will take, at the pace of the stream itself once it has produced something in `elapsed`, else at
-    /// the usual one; 1 s to 1 h.
+impl Prior {
+    /// What is expected before anything is known.
     #[must_use]
-    pub fn duration(&self, tokens: u64, produced: u64, elapsed: Duration) -> Duration {
-        let pace = if produced >= 16 { micros(elapsed) / produced } else { self.micros_per_token };
-        let pace = pace.min(SLOWEST_MICROS_PER_TOKEN);
-        Duration::from_micros(pace.saturating_mul(tokens)).clamp(Duration::from_secs(1), LONGEST)
+    pub fn from_defaults(defaults: &ForecastDefaults) -> Self {
+        Self { figures: Figures::from_defaults(defaults), hazards: lengths::hazards_of_mean(defaults.generated_tokens) }
     }
 }
 
-/// The safety margin of live holds whose sum has `variance`: standard deviations as configured, at most what is `held`.
+/// What the requests of a model do, all keys together: the prior of its new keys. 900 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    figures: Figures,
+    lengths: Lengths,
+    prior: Prior,
+    /// Samples since the prior was made.
+    news: u32,
+}
+
+impl Model {
+    /// A model of which nothing is known.
+    #[must_use]
+    pub fn new(defaults: &Prior) -> Self {
+        Self { figures: Figures::default(), lengths: Lengths::default(), prior: *defaults, news: 0 }
+    }
+
+    /// Learns from a settled request of one of its keys.
+    pub fn on_settled(&mut self, sample: &Sample, defaults: &Prior) {
+        self.figures.on_settled(sample);
+        // Aged by answers alone: the limits of its keys differ.
+        self.lengths.on_end(0, sample.used.generated, u64::MAX);
+        self.news += 1;
+        if self.news >= NEWS || !self.figures.is_trusted() {
+            self.news = 0;
+            let figures = self.figures.or(&defaults.figures);
+            self.prior = Prior { figures, hazards: self.lengths.hazards(&defaults.hazards) };
+        }
+    }
+
+    /// What a new key of the model starts from.
+    #[must_use]
+    pub const fn prior(&self) -> &Prior {
+        &self.prior
+    }
+}
+
+/// How long `tokens` take at a pace; 1 s to 1 h.
 #[must_use]
-pub fn margin(defaults: &ForecastDefaults, variance: u128, held: u64) -> u64 {
-    let sigma = u64::try_from(variance.isqrt()).unwrap_or(u64::MAX);
-    let margin = u128::from(sigma) * u128::from(defaults.margin_sigmas_permille) / 1_000;
-    u64::try_from(margin).unwrap_or(u64::MAX).min(held)
+pub fn duration(tokens: u64, micros_per_token: u64) -> Duration {
+    Duration::from_micros(micros_per_token.saturating_mul(tokens)).clamp(Duration::from_secs(1), LONGEST)
+}
+
+/// Microseconds for one of `tokens` that took `duration`; 1 to 60,000,000.
+#[must_use]
+pub fn micros_per_token(duration: Duration, tokens: u64) -> u64 {
+    (micros(duration) / tokens.max(1)).clamp(1, SLOWEST_MICROS_PER_TOKEN)
 }
 
 /// Whether the *stated* numbers fit a window's bound (contract C11); forecasts are not stated.

@@ -3,69 +3,101 @@
 //! Rejected: walking the live streams on each decision, which costs a busy key 10,000 steps; and the plain sum of the holds,
 //! which counts a long answer twice, once as charges that age out and once as output still to come.
 //!
-//! A hold of `tokens` runs from its last report to its expected end and produces evenly. From then on a silent stream is
-//! believed less and less: the hold fades evenly to nothing. Both are straight lines between whole seconds, so a key's holds
-//! together are one broken line: a level, a slope, and the knots ahead at which the slope changes.
+//! A hold follows its [`Course`]: straight lines between marks at whole seconds after the last report, for the expected
+//! output and for its variance. So the holds of a key together are two broken lines: a level, a slope, and the knots of the
+//! coming minute at which the slope changes. From its expected end on a silent stream is believed less and less: its hold
+//! fades evenly to nothing. What is expected to come is not believed less for lying ahead, so fading is kept apart: it has
+//! an effect as it passes, and none on what is read ahead.
+//!
+//! A knot between two seconds is shared out to both in proportion, which leaves the line as it is outside of that second and
+//! at most a quarter of a second's production higher within it.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use core::time::Duration;
 
+use crate::forecast::{Course, MARKS};
 use crate::time::{MICROS_PER_SECOND, Timestamp};
 
-/// Binary digits behind the point of levels and slopes. What a rise of an hour loses by rounding is a millionth of a token.
-const FRACTION: u32 = 32;
+/// Binary digits behind the point of fractions of a second; changes of slope are shared between seconds by them.
+const SECOND_DIGITS: u32 = 8;
+const SECOND: i64 = 1 << SECOND_DIGITS;
+
+/// Binary digits behind the point of tokens produced. Variances have none.
+const TOKEN_DIGITS: u32 = Course::DIGITS;
 
 /// Shortest time in which the hold of a silent stream fades to nothing.
 pub const SHORTEST_FADE: Duration = Duration::from_secs(60);
+
+/// Most variance of one hold, tokens squared, so that the sum over 100,000 holds stays within 63 bits.
+const MOST_VARIANCE: u64 = 1 << 37;
+
+/// Seconds for which knots are kept: the last mark, the second that shares it, and the one that has begun.
+const AHEAD: usize = 64;
+
+/// Expected output and its variance: a level, a slope per second, or a change of slope.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Line {
+    produced: i64,
+    variance: i64,
+}
+
+impl Line {
+    fn add(&mut self, other: Self) {
+        self.produced += other.produced;
+        self.variance += other.variance;
+    }
+
+    fn times(self, factor: i64) -> Self {
+        Self { produced: self.produced * factor, variance: self.variance * factor }
+    }
+}
 
 /// The expected output of one live stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hold {
     tokens: u64,
-    variance: u128,
-    /// Seconds since the epoch: of the last report, of the expected end, and of the end of the fading.
-    since: u64,
+    /// What the stream could produce within a minute.
+    reach: u64,
+    /// Slopes up to each mark.
+    slopes: [Line; MARKS.len()],
+    /// The last report.
+    since: Timestamp,
+    /// Seconds since the epoch: of the expected end, and of the end of the fading.
     end: u64,
     gone: u64,
 }
 
-/// Both lines of one hold, or of all: what will have been produced, and what is held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Lines {
-    produced: i128,
-    held: i128,
-}
-
-impl Lines {
-    fn add(&mut self, other: Self) {
-        self.produced += other.produced;
-        self.held += other.held;
-    }
-
-    fn minus(self) -> Self {
-        Self { produced: -self.produced, held: -self.held }
-    }
-
-    fn times(self, seconds: u64) -> Self {
-        Self { produced: self.produced * i128::from(seconds), held: self.held * i128::from(seconds) }
-    }
-}
-
 impl Hold {
-    /// A hold of `tokens` that a stream admitted at `admitted_at`, last heard of at `now`, is expected to produce within
-    /// `remaining` (at least a second), give or take `variance` tokens squared.
+    /// A hold that follows `course` from the last report at `now` of a stream admitted at `admitted_at`, and is expected to
+    /// end after `remaining` (at least a second).
     #[must_use]
-    pub fn new(tokens: u64, variance: u128, admitted_at: Timestamp, now: Timestamp, remaining: Duration) -> Self {
-        if tokens == 0 {
+    pub fn new(course: &Course, admitted_at: Timestamp, now: Timestamp, remaining: Duration) -> Self {
+        if course.total == 0 {
             return Self::default();
         }
-        let since = now.as_seconds();
         // The end is rounded up: a fade that began early would hold too little.
         let end = now.after(remaining.max(Duration::from_secs(1)));
         let end = end.as_seconds() + u64::from(!end.as_micros().is_multiple_of(MICROS_PER_SECOND));
         let duration = end.saturating_sub(admitted_at.as_seconds());
-        let gone = end.saturating_add(duration.saturating_mul(2).max(SHORTEST_FADE.as_secs()));
-        Self { tokens, variance, since, end, gone }
+        let fade = duration.saturating_mul(2).max(SHORTEST_FADE.as_secs());
+        // Not before the last knot of the course.
+        let gone = end.saturating_add(fade).max(now.as_seconds() + AHEAD as u64);
+        let mut slopes = [Line::default(); MARKS.len()];
+        let (mut from, mut at) = (Line::default(), 0);
+        for (mark, slope) in slopes.iter_mut().enumerate() {
+            let level = Line {
+                produced: i64::try_from(course.produced[mark]).unwrap_or(i64::MAX),
+                variance: i64::try_from(course.variance[mark].min(MOST_VARIANCE)).unwrap_or(i64::MAX),
+            };
+            let seconds = i64::try_from(MARKS[mark] - at).unwrap_or(1);
+            *slope = Line {
+                produced: (level.produced - from.produced) / seconds,
+                variance: (level.variance - from.variance) / seconds,
+            };
+            (from, at) = (level, MARKS[mark]);
+        }
+        Self { tokens: course.total, reach: course.reach, slopes, since: now, end, gone }
     }
 
     /// Tokens held at the start.
@@ -74,182 +106,326 @@ impl Hold {
         self.tokens
     }
 
-    /// Tokens, and the seconds of the last report, of the expected end, and of the end of the fading.
-    #[cfg(test)]
-    pub(crate) const fn course(&self) -> [u64; 4] {
-        [self.tokens, self.since, self.end, self.gone]
+    /// The first straight line, continued back to the second of the report: level and slope there.
+    fn start(&self) -> (Line, Line) {
+        let slope = self.slopes[0];
+        (slope.times(-self.fraction()), slope.times(SECOND))
     }
 
-    fn rise(&self) -> i128 {
-        self.top() / i128::from(self.end - self.since)
+    /// How far the second of the report had gone, in 1/[`SECOND`].
+    fn fraction(&self) -> i64 {
+        let micros = self.since.as_micros() % MICROS_PER_SECOND;
+        i64::try_from((micros << SECOND_DIGITS) / MICROS_PER_SECOND).unwrap_or(0)
     }
 
-    fn top(&self) -> i128 {
-        i128::from(self.tokens) << FRACTION
+    /// Where the slope changes after that, and by how much in 1/[`SECOND`], in the order of time.
+    fn knots(&self) -> impl Iterator<Item = (u64, Line)> {
+        let fraction = self.fraction();
+        let first = self.since.as_seconds();
+        let mut before = self.slopes[0];
+        let slopes = self.slopes.into_iter().skip(1).chain(core::iter::once(Line::default()));
+        MARKS.into_iter().zip(slopes).flat_map(move |(at, slope)| {
+            let mut change = slope;
+            change.add(before.times(-1));
+            before = slope;
+            let second = first + at;
+            [(second, change.times(SECOND - fraction)), (second + 1, change.times(fraction))]
+        })
     }
 
-    fn fall(&self) -> i128 {
-        // Rounded up, so that half a fading leaves half and not a token more.
-        let seconds = i128::from(self.gone - self.end);
-        (self.top() + seconds - 1) / seconds
-    }
-
-    /// Level and slope from `second` on.
-    fn at(&self, second: u64) -> (Lines, Lines) {
-        if second >= self.gone {
-            (Lines::default(), Lines::default())
-        } else if second >= self.end {
-            let level = self.top() - self.fall() * i128::from(second - self.end);
-            (Lines { produced: level, held: level }, Lines { produced: -self.fall(), held: -self.fall() })
-        } else {
-            let produced = self.rise() * i128::from(second.saturating_sub(self.since));
-            (Lines { produced, held: self.top() }, Lines { produced: self.rise(), held: 0 })
+    /// What the course comes to.
+    fn top(&self) -> Line {
+        let mut top = Line::default();
+        let mut at = 0;
+        for (slope, mark) in self.slopes.into_iter().zip(MARKS) {
+            top.add(slope.times(i64::try_from(mark - at).unwrap_or(0) * SECOND));
+            at = mark;
         }
+        top
     }
 
-    /// What changes at which second, after `second`.
-    fn knots_after(&self, second: u64) -> impl Iterator<Item = (u64, Knot)> {
-        let fall = Lines { produced: self.fall(), held: self.fall() };
-        // What rounding has left undone, so that both lines end where they should.
-        let risen = self.top() - self.rise() * i128::from(self.end - self.since);
-        let rest = -(self.top() - self.fall() * i128::from(self.gone - self.end));
-        let at_end = Lines { produced: -self.rise() - self.fall(), held: -self.fall() };
-        [
-            (self.end, Knot { slope: at_end, level: Lines { produced: risen, held: 0 }, ..Knot::default() }),
-            (
-                self.gone,
-                Knot { slope: fall, level: Lines { produced: rest, held: rest }, variance: self.variance, holds: 1 },
-            ),
-        ]
-        .into_iter()
-        .filter(move |&(at, _)| at > second)
+    /// What a second of fading takes.
+    fn fade(&self) -> Fade {
+        let seconds = i128::from(self.gone - self.end);
+        // Rounded up, so that half a fading leaves half and not a token more.
+        Fade { held: (self.held() + seconds - 1) / seconds, produced: i128::from(self.top().produced) / seconds }
+    }
+
+    fn held(&self) -> i128 {
+        i128::from(self.tokens) << TOKEN_DIGITS
     }
 }
 
-/// A change of the broken line.
+/// What fading takes: of what is held, and of what the course has produced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Knot {
-    slope: Lines,
-    level: Lines,
-    /// Variance that ends here.
-    variance: u128,
-    /// Holds that end here.
-    holds: u64,
+struct Fade {
+    held: i128,
+    produced: i128,
 }
 
-impl Knot {
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
+impl Fade {
+    fn add(&mut self, other: Self) {
+        self.held += other.held;
+        self.produced += other.produced;
+    }
+
+    fn times(self, factor: i128) -> Self {
+        Self { held: self.held * factor, produced: self.produced * factor }
     }
 }
 
-/// All holds of a key. Adding, revising and dropping one costs O(log of the knots), reading O(60), whatever their number.
+/// What begins or ends to fade at a second, and what is gone from then on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct FadeKnot {
+    slope: Fade,
+    /// Reach of the holds that are expected to end here.
+    ending: u64,
+    gone: Gone,
+}
+
+/// Of holds that are gone: how far their courses had come, what they held, what fading had taken of it, and their reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Gone {
+    top: Line,
+    held: i128,
+    faded: Fade,
+    reach: u64,
+}
+
+/// All holds of a key. Adding, revising and dropping one costs O(log of the holds), reading O(60), whatever their number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holds {
-    second: u64,
-    level: Lines,
-    slope: Lines,
-    variance: u128,
-    knots: BTreeMap<u64, Knot>,
+    now: Timestamp,
+    /// Of the courses, at the second of `now`, in 1/[`SECOND`].
+    level: Line,
+    slope: Line,
+    /// Changes of slope in the coming minute, at their second modulo [`AHEAD`]; none while nothing is held.
+    knots: Option<Box<[Line; AHEAD]>>,
+    /// Where all courses end.
+    top: Line,
+    /// What all holds came with, and what fading took of it.
+    held: i128,
+    faded: Fade,
+    fade_slope: Fade,
+    /// What all streams could produce within a minute.
+    reach: u64,
+    fades: BTreeMap<u64, FadeKnot>,
 }
 
 impl Holds {
     /// Moves to `now`. The other methods speak of the instant of the last call; an earlier one changes nothing.
     pub fn advance(&mut self, now: Timestamp) {
-        let second = now.as_seconds();
-        while let Some(entry) = self.knots.first_entry().filter(|entry| *entry.key() <= second) {
-            let (at, knot) = entry.remove_entry();
-            self.level.add(self.slope.times(at - self.second));
-            self.level.add(knot.level);
-            self.slope.add(knot.slope);
-            self.variance -= knot.variance;
-            self.second = at;
+        let (from, to) = (self.now.as_seconds(), now.as_seconds());
+        self.now = self.now.max(now);
+        if self.fades.is_empty() || to <= from {
+            return;
         }
-        self.level.add(self.slope.times(second.saturating_sub(self.second)));
-        self.second = self.second.max(second);
+        let mut at = from;
+        while let Some(entry) = self.fades.first_entry().filter(|entry| *entry.key() <= to) {
+            let (second, knot) = entry.remove_entry();
+            self.faded.add(self.fade_slope.times(i128::from(second.saturating_sub(at))));
+            self.follow(at, second);
+            at = at.max(second);
+            self.fade_slope.add(knot.slope);
+            self.level.add(knot.gone.top.times(-1));
+            self.top.add(knot.gone.top.times(-1));
+            self.held -= knot.gone.held;
+            self.faded.add(knot.gone.faded.times(-1));
+            self.reach -= knot.gone.reach;
+        }
+        self.faded.add(self.fade_slope.times(i128::from(to.saturating_sub(at))));
+        self.follow(at, to);
+        self.forget_if_empty();
+    }
+
+    /// Follows the courses from one second to another.
+    fn follow(&mut self, from: u64, to: u64) {
+        let Some(knots) = &mut self.knots else { return };
+        let last_knot = to.min(from + AHEAD as u64);
+        for second in from + 1..=last_knot {
+            self.level.add(self.slope);
+            self.slope.add(core::mem::take(&mut knots[place(second)]));
+        }
+        // Beyond the last knot every course has come to its end, and the slope is none.
+        debug_assert!(to == last_knot || self.slope == Line::default());
     }
 
     /// Adds a hold that began at or before the instant of the last [`Holds::advance`].
     pub fn insert(&mut self, hold: &Hold) {
-        if hold.tokens == 0 {
-            return;
-        }
-        let (level, slope) = hold.at(self.second);
-        self.level.add(level);
-        self.slope.add(slope);
-        for (at, change) in hold.knots_after(self.second) {
-            self.variance += change.variance;
-            let knot = self.knots.entry(at).or_default();
-            knot.slope.add(change.slope);
-            knot.level.add(change.level);
-            knot.variance += change.variance;
-            knot.holds += change.holds;
-        }
+        self.change(hold, 1);
     }
 
     /// Takes back a hold that was inserted and not yet removed.
     pub fn remove(&mut self, hold: &Hold) {
-        if hold.tokens == 0 {
+        self.change(hold, -1);
+        self.forget_if_empty();
+    }
+
+    fn change(&mut self, hold: &Hold, sign: i64) {
+        let now = self.now.as_seconds();
+        if hold.tokens == 0 || hold.gone <= now {
             return;
         }
-        let (level, slope) = hold.at(self.second);
-        self.level.add(level.minus());
-        self.slope.add(slope.minus());
-        for (at, change) in hold.knots_after(self.second) {
-            self.variance -= change.variance;
-            if let Some(knot) = self.knots.get_mut(&at) {
-                knot.slope.add(change.slope.minus());
-                knot.level.add(change.level.minus());
-                knot.variance -= change.variance;
-                knot.holds -= change.holds;
-                if knot.is_empty() {
-                    self.knots.remove(&at);
-                }
+        let knots = self.knots.get_or_insert_with(|| Box::new([Line::default(); AHEAD]));
+        let (level, slope) = hold.start();
+        let elapsed = i64::try_from(now - hold.since.as_seconds()).unwrap_or(0);
+        self.level.add(level.times(sign));
+        self.level.add(slope.times(sign * elapsed));
+        self.slope.add(slope.times(sign));
+        for (second, change) in hold.knots() {
+            let change = change.times(sign);
+            if second > now {
+                knots[place(second)].add(change);
+            } else {
+                self.slope.add(change);
+                self.level.add(change.times(i64::try_from(now - second).unwrap_or(0)));
             }
+        }
+        let (fade, top) = (hold.fade(), hold.top());
+        let wide = i128::from(sign);
+        // Wraps where a hold is taken back, to exactly what it was.
+        let reach = if sign < 0 { hold.reach.wrapping_neg() } else { hold.reach };
+        self.top.add(top.times(sign));
+        self.held += hold.held() * wide;
+        self.reach = self.reach.wrapping_add(reach);
+        if hold.end > now {
+            self.fade_knot(hold.end, |knot| {
+                knot.slope.add(fade.times(wide));
+                knot.ending = knot.ending.wrapping_add(reach);
+            });
+        } else {
+            self.fade_slope.add(fade.times(wide));
+            self.faded.add(fade.times(wide * i128::from(now - hold.end)));
+        }
+        self.fade_knot(hold.gone, |knot| {
+            knot.slope.add(fade.times(-wide));
+            knot.gone.top.add(top.times(sign));
+            knot.gone.held += hold.held() * wide;
+            knot.gone.faded.add(fade.times(wide * i128::from(hold.gone - hold.end)));
+            knot.gone.reach = knot.gone.reach.wrapping_add(reach);
+        });
+    }
+
+    fn fade_knot(&mut self, second: u64, change: impl FnOnce(&mut FadeKnot)) {
+        let knot = self.fades.entry(second).or_default();
+        change(knot);
+        if *knot == FadeKnot::default() {
+            self.fades.remove(&second);
+        }
+    }
+
+    fn forget_if_empty(&mut self) {
+        if self.fades.is_empty() {
+            self.knots = None;
         }
     }
 
     /// Tokens held now, rounded up.
     #[must_use]
     pub fn held(&self) -> u64 {
-        tokens_up(self.level.held)
+        let held = self.held - self.faded.held;
+        u64::try_from((held + (1 << TOKEN_DIGITS) - 1) >> TOKEN_DIGITS).unwrap_or(if held < 0 { 0 } else { u64::MAX })
     }
 
-    /// Variance of what the holds will produce, tokens squared.
+    /// What all streams could produce within a minute if none ended, in tokens.
     #[must_use]
-    pub const fn variance(&self) -> u128 {
-        self.variance
+    pub const fn reach(&self) -> u64 {
+        self.reach
+    }
+
+    /// When [`Holds::reach`] will be at most `most`, if every stream ends when it is expected to; `None`: not then either.
+    #[must_use]
+    pub fn reach_at_most_from(&self, most: u64) -> Option<Timestamp> {
+        let mut reach = self.reach;
+        let ends = self.fades.iter().map(|(second, knot)| (*second, knot.ending));
+        let mut falls = core::iter::once((self.now.as_seconds(), 0)).chain(ends);
+        falls.find_map(|(second, ending)| {
+            reach = reach.saturating_sub(ending);
+            (reach <= most).then(|| Timestamp::from_seconds(second).max(self.now))
+        })
+    }
+
+    /// The most that the holds will ever be expected to have produced: the end of [`Holds::ahead`], in O(1).
+    #[must_use]
+    pub fn in_the_end(&self) -> Expected {
+        Self::expected(i128::from(self.top.produced) - self.faded.produced, self.top.variance)
+    }
+
+    fn expected(produced: i128, variance: i64) -> Expected {
+        let digits = TOKEN_DIGITS + SECOND_DIGITS;
+        Expected {
+            tokens: u64::try_from((produced + (1 << digits) - 1) >> digits).unwrap_or(0),
+            variance: u64::try_from(variance).unwrap_or(0).div_ceil(SECOND.unsigned_abs()),
+        }
     }
 
     /// Whether nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.knots.is_empty()
+        self.fades.is_empty()
     }
 
-    /// For this second and each that follows, without end: the most that the holds expect to have produced at any instant of
-    /// that second, in tokens rounded up.
-    pub fn production(&self) -> impl Iterator<Item = u64> + '_ {
-        let mut knots = self.knots.iter().peekable();
-        let (mut level, mut slope, mut second) = (self.level.produced, self.slope.produced, self.second);
-        core::iter::from_fn(move || {
-            let start = level;
-            level += slope;
-            second = second.saturating_add(1);
-            // The line is continuous but for what rounding leaves to the end of a rise, which is below a token's millionth.
-            let highest = start.max(level);
-            while let Some((_, knot)) = knots.next_if(|(at, _)| **at <= second) {
-                slope += knot.slope.produced;
-                level += knot.level.produced;
-            }
-            Some(tokens_up(highest))
-        })
+    /// What the holds expect to have produced from now on; starts at the instant of the last [`Holds::advance`].
+    #[must_use]
+    pub fn ahead(&self) -> Ahead<'_> {
+        Ahead { holds: self, second: self.now.as_seconds(), level: self.level, slope: self.slope }
     }
 }
 
-fn tokens_up(level: i128) -> u64 {
-    let unit = 1_i128 << FRACTION;
-    u64::try_from((level + unit - 1) >> FRACTION).unwrap_or(if level < 0 { 0 } else { u64::MAX })
+/// Where the knot of a second is kept.
+fn place(second: u64) -> usize {
+    usize::try_from(second % AHEAD as u64).unwrap_or(0)
+}
+
+/// Expected output at an instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Tokens, rounded up.
+    pub tokens: u64,
+    /// Its variance, tokens squared.
+    pub variance: u64,
+}
+
+/// Reads the lines of [`Holds`] ahead.
+#[derive(Clone, Debug)]
+pub struct Ahead<'a> {
+    holds: &'a Holds,
+    second: u64,
+    level: Line,
+    slope: Line,
+}
+
+impl Ahead<'_> {
+    /// What is expected to have been produced by `at`, which is not before the last call's. Costs one step for each second
+    /// since then.
+    pub fn by(&mut self, at: Timestamp) -> Expected {
+        let Some(knots) = &self.holds.knots else { return Expected::default() };
+        let second = at.as_seconds();
+        let last_knot = self.holds.now.as_seconds() + AHEAD as u64 - 1;
+        while self.second < second {
+            self.level.add(self.slope);
+            self.second += 1;
+            if self.second <= last_knot {
+                self.slope.add(knots[place(self.second)]);
+            } else {
+                self.second = second;
+            }
+        }
+        let fraction = ((at.as_micros() % MICROS_PER_SECOND) << SECOND_DIGITS) / MICROS_PER_SECOND;
+        let fraction = i64::try_from(fraction).unwrap_or(0);
+        let mut now = self.level;
+        now.add(Line {
+            produced: share(self.slope.produced, fraction),
+            variance: share(self.slope.variance, fraction),
+        });
+        Holds::expected(i128::from(now.produced) - self.holds.faded.produced, now.variance)
+    }
+}
+
+/// `slope * fraction / SECOND`, rounded up.
+fn share(slope: i64, fraction: i64) -> i64 {
+    let product = i128::from(slope) * i128::from(fraction) + i128::from(SECOND - 1);
+    i64::try_from(product >> SECOND_DIGITS).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

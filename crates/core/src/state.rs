@@ -9,14 +9,15 @@ use core::time::Duration;
 
 use crate::charges::Charges;
 use crate::decision::WindowStatus;
-use crate::forecast::{Figures, ForecastDefaults, margin};
+use crate::forecast::{Figures, ForecastDefaults, Lengths, Prior};
 use crate::holds::Holds;
 use crate::law::{self, Bounds, EPOCH_SECONDS, Law, LawParams};
 use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
-use crate::window::{PerWindow, WINDOW, Window};
+use crate::window::{PerWindow, Window};
 
 mod end;
+mod expectation;
 mod reserve;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ pub struct Rules<'a> {
     /// How the limits move.
     pub law: &'a LawParams,
     /// What requests of the key's model do; used until the key has figures of its own.
-    pub fallback: &'a Figures,
+    pub fallback: &'a Prior,
     /// Safety margin and defaults of the forecast.
     pub forecast: &'a ForecastDefaults,
     /// The process that decides.
@@ -82,6 +83,9 @@ pub struct KeyState {
     generated: Charges<1>,
     holds: Holds,
     figures: Figures,
+    lengths: Lengths,
+    /// What was believed of the key while it had settled few requests.
+    prior: Prior,
     live: BTreeMap<Number, Reservation>,
     ended: BTreeMap<Number, Ended>,
     requests: BTreeMap<u128, KnownRequest>,
@@ -96,9 +100,10 @@ pub struct KeyState {
 }
 
 impl KeyState {
-    /// A key never seen before: every limit at its floor. `phase_seconds` is [`crate::key::KeyRef::phase_seconds`].
+    /// A key never seen before: every limit at its floor. `phase_seconds` is [`crate::key::KeyRef::phase_seconds`], `prior`
+    /// what requests of its model do.
     #[must_use]
-    pub fn new(now: Timestamp, phase_seconds: u64, bounds: &PerWindow<Bounds>) -> Self {
+    pub fn new(now: Timestamp, phase_seconds: u64, bounds: &PerWindow<Bounds>, prior: &Prior) -> Self {
         Self {
             now,
             phase_seconds,
@@ -107,6 +112,8 @@ impl KeyState {
             generated: Charges::default(),
             holds: Holds::default(),
             figures: Figures::default(),
+            lengths: Lengths::default(),
+            prior: *prior,
             live: BTreeMap::new(),
             ended: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -173,32 +180,8 @@ impl KeyState {
         match window {
             Window::Prompt => limit_tpm.checked_sub(prompt),
             Window::UncachedPrompt => limit_tpm.checked_sub(uncached),
-            Window::Generated => limit_tpm.checked_sub(self.peak()).map(|room| room.saturating_sub(self.margin(rules))),
+            Window::Generated => self.generated_room(limit_tpm, rules.forecast),
         }
-    }
-
-    /// The most that the generated window is expected to carry at any instant of the coming minute, if nothing is admitted:
-    /// what is charged and has not left by then, and what the holds expect to have been produced by then.
-    fn peak(&self) -> u64 {
-        if self.holds.is_empty() {
-            return self.generated.sum()[0];
-        }
-        let mut charged = self.generated.sum()[0];
-        let mut departures = self.generated.departures().peekable();
-        let mut peak = charged;
-        for (second, produced) in
-            (self.now.as_seconds()..=self.now.after(WINDOW).as_seconds()).zip(self.holds.production())
-        {
-            while let Some((_, [tokens])) = departures.next_if(|(at, _)| *at <= Timestamp::from_seconds(second)) {
-                charged = charged.saturating_sub(tokens);
-            }
-            peak = peak.max(charged.saturating_add(produced));
-        }
-        peak
-    }
-
-    fn margin(&self, rules: &Rules<'_>) -> u64 {
-        if self.holds.is_empty() { 0 } else { margin(rules.forecast, self.holds.variance(), self.holds.held()) }
     }
 
     /// When [`KeyState::advance`] has something to do without a call; `None`: never.

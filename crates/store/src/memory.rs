@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tidegate_core::ask::Request;
 use tidegate_core::decision::{Bound, SettleOutcome, WindowStatus};
-use tidegate_core::forecast::{Figures, ForecastDefaults};
+use tidegate_core::forecast::{ForecastDefaults, Model, Prior};
 use tidegate_core::key::{KeyRef, MAX_NAME_BYTES};
 use tidegate_core::policy::{Policy, PolicyWrite, WriteError};
 use tidegate_core::state::SettleCounts;
@@ -100,7 +100,7 @@ impl Hasher for Fingerprinted {
 /// The memory store.
 pub struct MemoryStore {
     keys: DashMap<Fingerprint, Entry, BuildHasherDefault<Fingerprinted>>,
-    models: DashMap<Fingerprint, Figures, BuildHasherDefault<Fingerprinted>>,
+    models: DashMap<Fingerprint, Model, BuildHasherDefault<Fingerprinted>>,
     policy: ArcSwap<Policy>,
     /// Held while policy is written, so that no write is lost.
     writing: Mutex<()>,
@@ -108,7 +108,7 @@ pub struct MemoryStore {
     room: Room,
     bounds: MemoryBounds,
     forecast: ForecastDefaults,
-    defaults: Figures,
+    defaults: Prior,
     fingerprint_key: [u8; 16],
     checksum_key: ChecksumKey,
     incarnation: u64,
@@ -141,7 +141,7 @@ impl MemoryStore {
             room: Room::new(bounds.keys),
             bounds,
             forecast,
-            defaults: Figures::from_defaults(&forecast),
+            defaults: Prior::from_defaults(&forecast),
             fingerprint_key: secret()?,
             checksum_key: ChecksumKey::new(secret()?),
             incarnation: getrandom::u64()?,

@@ -22,10 +22,10 @@ fn a_charge_leaves_the_window_sixty_seconds_later_and_not_before() {
 fn a_sub_bucket_leaves_with_its_newest_charge() {
     let mut charges = Charges::<2>::default();
     charges.charge(at(100), [5, 1]);
-    charges.charge(at(900), [5, 1]);
-    charges.expire(at(60_899));
-    assert_eq!(charges.sum(), [10, 2], "counted up to 0.8 s too long, never too short");
-    charges.expire(at(60_900));
+    charges.charge(at(240), [5, 1]);
+    charges.expire(at(60_239));
+    assert_eq!(charges.sum(), [10, 2], "counted up to 0.14 s too long, never too short");
+    charges.expire(at(60_240));
     assert_eq!(charges.sum(), [0, 0]);
 }
 
@@ -45,9 +45,17 @@ fn a_correction_reaches_the_admission_while_it_is_in_the_window_and_never_after(
 #[test]
 fn output_is_spread_evenly_and_the_remainder_is_newest() {
     let mut charges = Charges::<1>::default();
-    charges.spread(at(500), at(3_500), 100);
+    charges.spread(at(125), at(875), 100);
     let shares: Vec<_> = charges.departures().map(|(_, [tokens])| tokens).collect();
-    assert_eq!(shares, [16, 33, 33, 18], "half a second, two whole ones, half a second and the remainder");
+    assert_eq!(shares, [16, 34, 33, 17], "an eighth of a second, two quarters, an eighth and the remainder");
+}
+
+#[test]
+fn slow_output_is_spread_as_evenly_as_fast() {
+    let mut charges = Charges::<1>::default();
+    charges.spread(at(0), at(30_000), 30);
+    charges.expire(at(75_000));
+    assert_eq!(charges.sum(), [15], "half of it is still in the window");
 }
 
 #[test]
@@ -58,9 +66,9 @@ fn output_older_than_a_minute_does_not_count() {
 }
 
 proptest! {
-    /// The window never counts less than the true trailing minute, nor a charge that is 61 s old.
+    /// The window never counts less than the true trailing minute, nor a charge a quarter of a second older.
     #[test]
-    fn counting_errs_on_the_safe_side_by_less_than_a_second(
+    fn counting_errs_on_the_safe_side_by_less_than_a_sub_bucket(
         steps in prop::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..90_000), 1..80),
     ) {
         let (mut charges, mut now, mut log) = (Charges::<1>::default(), 100_000, Vec::new());
@@ -69,7 +77,7 @@ proptest! {
             charges.expire(at(now));
             let from = now - back;
             charges.spread(at(from), at(now), tokens);
-            // The model: one entry for each millisecond-exact second's share, by the words of C3.
+            // The model: each report's exact share, by the words of C3.
             log.push((from, now, tokens));
             let exact = |age: u64| -> f64 {
                 log.iter().map(|&(from, to, tokens)| {
@@ -80,10 +88,10 @@ proptest! {
                 }).sum()
             };
             let counted = charges.sum()[0] as f64;
-            // A report rounds down in each second but the newest, so 61 tokens for each report is the rounding's bound.
-            let rounding = 61.0 * log.len() as f64;
+            // A token counts from when it is complete, so a report can leave one token uncounted at the window's far end.
+            let rounding = log.len() as f64;
             prop_assert!(counted + rounding >= exact(60_000), "{counted} < {}", exact(60_000));
-            prop_assert!(counted <= exact(61_000) + rounding, "{counted} > {}", exact(61_000));
+            prop_assert!(counted <= exact(60_250) + rounding, "{counted} > {}", exact(60_250));
             let parts: u64 = charges.departures().map(|(_, [tokens])| tokens).sum();
             prop_assert_eq!(parts, charges.sum()[0]);
         }

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 
 use super::{Forget, KeyState, Rules};
 use crate::decision::SettleOutcome;
-use crate::forecast::Sample;
+use crate::forecast::{self, Sample};
 use crate::holds::Hold;
 use crate::reservation::{Ended, MEMORY, Number, Reservation, Ticket};
 use crate::time::Timestamp;
@@ -79,9 +79,12 @@ impl KeyState {
         let mut live = self.live.remove(&ticket.number).ok_or(EndError::Ended)?;
         let booked = if generated_tokens > live.generated {
             let prompt = live.charged;
+            let elapsed = self.now.since(live.reported_at);
+            let pace = self.pace(generated_tokens, live.generated, elapsed, rules);
+            self.lengths.on_progress(live.generated, generated_tokens);
             let tokens = self.book(&mut live, prompt, generated_tokens);
             live.expires_at = self.now.after(live.ttl);
-            self.revise(&mut live, rules);
+            self.revise(&mut live, pace, rules);
             Booked { outcome: SettleOutcome::Applied, clamped: false, tokens, sample: None }
         } else {
             Booked::DUPLICATE
@@ -116,6 +119,7 @@ impl KeyState {
         let Some(mut reservation) = reservation else { return Ok(Booked::DUPLICATE) };
         let (prompt, clamped) = final_prompt(counts, ticket);
         let generated = counts.generated_tokens.unwrap_or(reservation.generated);
+        let known = reservation.generated;
         let tokens = self.book(&mut reservation, prompt, generated);
         // A record is needed only where neither the issued numbers nor the time in the id will tell.
         let outlived = self.now > ticket.admitted_at.after(ticket.ttl);
@@ -128,6 +132,7 @@ impl KeyState {
         let duration = self.now.since(reservation.admitted_at);
         let sample = Sample { used, duration: (outcome == SettleOutcome::Applied).then_some(duration) };
         self.figures.on_settled(&sample);
+        self.lengths.on_end(known.min(generated), generated, self.limits(rules).generated);
         Ok(Booked { outcome, clamped, tokens, sample: Some(sample) })
     }
 
@@ -243,13 +248,11 @@ impl KeyState {
     }
 
     /// Replaces the hold by what the stream is expected to produce from here on.
-    fn revise(&mut self, live: &mut Reservation, rules: &Rules<'_>) {
-        let figures = self.figures.or(rules.fallback);
+    fn revise(&mut self, live: &mut Reservation, pace: u64, rules: &Rules<'_>) {
         let declared = live.stated.and_then(|stated| stated.max_generated_tokens);
-        let remaining = figures.remaining_tokens(live.reserved.generated, live.generated, declared);
-        let variance = figures.variance(remaining, live.generated, declared);
-        let duration = figures.duration(remaining, live.generated, self.now.since(live.admitted_at));
-        let hold = Hold::new(remaining, variance.into(), live.admitted_at, self.now, duration);
+        let course = self.course(live.generated, declared, pace, rules);
+        let duration = forecast::duration(course.total, pace);
+        let hold = Hold::new(&course, live.admitted_at, self.now, duration);
         self.holds.remove(&live.hold);
         self.holds.insert(&hold);
         live.hold = hold;

@@ -2,10 +2,11 @@
 
 use core::time::Duration;
 
+use super::expectation::GeneratedAsk;
 use super::{Forget, KeyState, KnownRequest, Rules};
 use crate::ask::Request;
 use crate::decision::{Allowed, Answer, Bound, Denial, Denied};
-use crate::forecast::{self, Figures};
+use crate::forecast::{self, Course};
 use crate::holds::Hold;
 use crate::law::EPOCH_SECONDS;
 use crate::reservation::{MEMORY, Number, REPLAY, Reservation, Stated};
@@ -49,26 +50,31 @@ impl KeyState {
             return self.replay(known, request, rules);
         }
         let limits = self.limits(rules);
-        let figures = self.figures.or(rules.fallback);
+        if self.needs_fallback() {
+            self.prior = *rules.fallback;
+        }
+        let figures = self.expected_figures(rules);
         let ask = figures.ask(request, &limits);
         if let Some((denial, windows)) = hopeless(request, rules, &limits) {
             let wait = (denial == Denial::ExceedsCurrentLimit).then(|| self.next_epoch());
             return Ok(self.deny(denial, wait, ask, windows, rules));
         }
-        let full =
-            PerWindow::from_fn(|window| self.room(window, limits[window], rules).is_none_or(|room| ask[window] > room));
+        let mut course = self.course(0, request.max_generated_tokens, figures.micros_per_token(), rules);
+        // What is asked for is held, to the token; the course says how it comes.
+        course.total = ask.generated;
+        let full = self.full(&ask, course.reach, &limits, rules);
         if full != PerWindow::default() {
             for (window, _) in full.iter().filter(|(_, full)| **full) {
                 self.law.on_denied(window, ask[window], &rules.bounds[window]);
             }
-            let wait = self.wait(&ask, &limits, rules);
+            let wait = self.wait(&ask, course.reach, &limits, rules);
             return Ok(self.deny(Denial::WindowFull, Some(wait), ask, full, rules));
         }
         let number =
             if self.live.len() < reserve.most_reservations { number() } else { Err(Bound::ReservationsPerKey) };
         match number {
             Ok(number) => {
-                self.admit(number, reserve, ask, &figures);
+                self.admit(number, reserve, ask, &course, figures.micros_per_token());
                 let allowed =
                     Allowed { number, reserved: ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
                 Ok(Answer { outcome: Ok(allowed), windows: self.windows(rules) })
@@ -81,7 +87,7 @@ impl KeyState {
     /// [`KeyState::advance`].
     #[must_use]
     pub fn refuse(&self, rules: &Rules<'_>, request: &Request<'_>, bound: Bound) -> Answer {
-        let ask = self.figures.or(rules.fallback).ask(request, &self.limits(rules));
+        let ask = self.expected_figures(rules).ask(request, &self.limits(rules));
         let wait = self.spread(request);
         self.deny(Denial::Capacity(bound), Some(wait), ask, PerWindow::default(), rules)
     }
@@ -89,14 +95,13 @@ impl KeyState {
     /// Refuses the request because nobody may spend on this account; as [`KeyState::refuse`].
     #[must_use]
     pub fn forbid(&self, rules: &Rules<'_>, request: &Request<'_>, denial: Denial) -> Answer {
-        let ask = self.figures.or(rules.fallback).ask(request, &self.limits(rules));
+        let ask = self.expected_figures(rules).ask(request, &self.limits(rules));
         self.deny(denial, None, ask, PerWindow::default(), rules)
     }
 
-    fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, figures: &Figures) {
+    fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, course: &Course, pace: u64) {
         let request = reserve.request;
-        let duration = figures.duration(ask.generated, 0, Duration::ZERO);
-        let variance = figures.variance(ask.generated, 0, request.max_generated_tokens);
+        let duration = forecast::duration(ask.generated, pace);
         let expires_at = self.now.after(request.ttl);
         let reservation = Reservation {
             admitted_at: self.now,
@@ -108,7 +113,7 @@ impl KeyState {
             counted: [0, 0],
             generated: 0,
             reported_at: self.now,
-            hold: Hold::new(ask.generated, variance.into(), self.now, self.now, duration),
+            hold: Hold::new(course, self.now, self.now, duration),
             timer_at: expires_at,
         };
         self.prompt.charge(self.now, reservation.charged);
@@ -166,50 +171,27 @@ impl KeyState {
         Duration::from_millis(1_000 + (mixed >> 32) % 4_001)
     }
 
+    /// The windows in which the ask does not fit now.
+    fn full(&self, ask: &Tokens, reach: u64, limits: &Tokens, rules: &Rules<'_>) -> PerWindow<bool> {
+        PerWindow::from_fn(|window| match window {
+            Window::Generated => {
+                let ask = GeneratedAsk { tokens: ask.generated, reach };
+                !self.generated_fits(ask, limits.generated, rules.forecast)
+            }
+            _ => self.room(window, limits[window], rules).is_none_or(|room| ask[window] > room),
+        })
+    }
+
     /// How long until the ask fits (contract C12): holds run as forecast, the limits stay, nothing else is admitted. At most
     /// 60 s.
-    fn wait(&self, ask: &Tokens, limits: &PerWindow<u64>, rules: &Rules<'_>) -> Duration {
+    fn wait(&self, ask: &Tokens, reach: u64, limits: &Tokens, rules: &Rules<'_>) -> Duration {
         let room = |window: Window| limits[window].saturating_sub(ask[window]);
         let prompt = self.prompt.wait_until_at_most(0, room(Window::Prompt), self.now);
         let uncached = self.prompt.wait_until_at_most(1, room(Window::UncachedPrompt), self.now);
         // The prompt windows only empty. The generated one may fill meanwhile with what the holds produce.
         let from = self.now.after(prompt.max(uncached));
-        let margin = if ask.generated > 0 { self.margin(rules) } else { 0 };
-        self.first_fit(from, room(Window::Generated).saturating_sub(margin)).since(self.now).min(WINDOW)
-    }
-
-    /// The first instant from `from` on that is followed by a minute in which charges and expected output stay at or below
-    /// `room`: the same 61 seconds that admission looks at.
-    fn first_fit(&self, from: Timestamp, room: u64) -> Timestamp {
-        let mut charged = self.generated.sum()[0];
-        let mut departures = self.generated.departures().peekable();
-        let mut fit = from;
-        let first = self.now.as_seconds();
-        // Whoever waits a minute needs the minute after.
-        for (second, produced) in (first..=first + 2 * WINDOW.as_secs()).zip(self.holds.production()) {
-            let (start, end) = (Timestamp::from_seconds(second).max(fit), Timestamp::from_seconds(second + 1));
-            if end <= fit {
-                continue;
-            }
-            while let Some((_, [tokens])) = departures.next_if(|(at, _)| *at <= start) {
-                charged = charged.saturating_sub(tokens);
-            }
-            if charged.saturating_add(produced) <= room {
-                if second >= fit.as_seconds() + WINDOW.as_secs() {
-                    break;
-                }
-                continue;
-            }
-            // Too full at the start of this second. It may be enough that a sub-bucket leaves within it.
-            fit = end;
-            if let Some((at, [tokens])) = departures.next_if(|(at, _)| *at < end) {
-                charged = charged.saturating_sub(tokens);
-                if charged.saturating_add(produced) <= room {
-                    fit = at;
-                }
-            }
-        }
-        fit
+        let ask = GeneratedAsk { tokens: ask.generated, reach };
+        self.generated_fits_from(from, ask, limits.generated, rules.forecast).since(self.now).min(WINDOW)
     }
 }
 

@@ -162,10 +162,15 @@ fn forecast(root: &mut Section<'_>, from: &mut Sources<'_>) -> ForecastDefaults 
         margin @ 0..=10_000 => Ok(margin),
         _ => Err("must be at most 10".to_owned()),
     });
+    let guard = section.parsed("guard", problems, |text| match permille(text)? {
+        guard @ (0 | 1_000..=1_000_000) => Ok(guard),
+        _ => Err("must be 0, for no guard, or 1 to 1000".to_owned()),
+    });
     section.finish(problems);
     ForecastDefaults {
         generated_tokens: generated.unwrap_or(default.generated_tokens),
         tokens_per_second: speed.unwrap_or(default.tokens_per_second),
         margin_sigmas_permille: margin.unwrap_or(default.margin_sigmas_permille),
+        guard_permille: guard.unwrap_or(default.guard_permille),
     }
 }

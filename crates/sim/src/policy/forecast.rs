@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidegate_core::ask::Request;
 use tidegate_core::decision::{Denial, ServiceTier};
-use tidegate_core::forecast::Figures;
+use tidegate_core::forecast::{Model, Prior};
 use tidegate_core::key::KeyRef;
 use tidegate_core::reservation::{Number, Ticket};
 use tidegate_core::state::{Booked, KeyState, Reserve, Rules, SettleCounts};
@@ -24,8 +24,8 @@ const MOST_RESERVATIONS: usize = 100_000;
 pub(super) struct Forecast<'a> {
     world: World<'a>,
     keys: Vec<Key>,
-    models: Vec<Figures>,
-    defaults: Figures,
+    models: Vec<Model>,
+    defaults: Prior,
     tickets: Vec<Option<Ticket>>,
     sequence: u64,
 }
@@ -38,16 +38,16 @@ struct Key {
 
 impl<'a> Forecast<'a> {
     pub(super) fn new(world: World<'a>) -> Self {
+        let defaults = Prior::from_defaults(world.forecast);
         let mut models = HashMap::new();
         let keys = world.keys.iter().zip(world.rules).map(|(name, rules)| {
             let next = models.len();
             let model = *models.entry(name.model.as_str()).or_insert(next);
             let phase = key_ref(&name.account, &name.model).phase_seconds();
-            Key { state: KeyState::new(Timestamp::ZERO, phase, &rules.bounds), model, limits: rules.floors() }
+            Key { state: KeyState::new(Timestamp::ZERO, phase, &rules.bounds, &defaults), model, limits: rules.floors() }
         });
         let keys = keys.collect();
-        let models = vec![Figures::default(); models.len()];
-        let defaults = Figures::from_defaults(world.forecast);
+        let models = vec![Model::new(&defaults); models.len()];
         Self { world, keys, models, defaults, tickets: Vec::new(), sequence: 0 }
     }
 
@@ -120,18 +120,17 @@ impl<'a> Forecast<'a> {
 
     fn learn(&mut self, key: u32, booked: Option<Booked>) {
         if let Some(sample) = booked.and_then(|booked| booked.sample) {
-            self.models[self.keys[key as usize].model].on_settled(&sample);
+            self.models[self.keys[key as usize].model].on_settled(&sample, &self.defaults);
         }
     }
 
     fn call<T>(&mut self, key: u32, rules: &KeyRules, step: impl FnOnce(&mut KeyState, &Rules<'_>) -> T) -> T {
         let key = &mut self.keys[key as usize];
-        let fallback =
-            if key.state.needs_fallback() { self.models[key.model].or(&self.defaults) } else { self.defaults };
+        let fallback = if key.state.needs_fallback() { self.models[key.model].prior() } else { &self.defaults };
         let rules = Rules {
             bounds: &rules.bounds,
             law: &rules.law,
-            fallback: &fallback,
+            fallback,
             forecast: self.world.forecast,
             incarnation: 1,
         };

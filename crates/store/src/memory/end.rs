@@ -1,5 +1,6 @@
 //! What comes after an ALLOW: find the key that the id names, and book under its lock.
 
+use tidegate_core::forecast::Model;
 use tidegate_core::key::LimitKey;
 use tidegate_core::reservation::Ticket;
 use tidegate_core::state::{self, KeyState, Rules};
@@ -44,10 +45,10 @@ impl MemoryStore {
         let (booked, key, configured) = self.end(now, id, step)?;
         if let Some(sample) = &booked.sample {
             let model = self.of_model(key.as_ref());
-            if let Some(mut figures) = self.models.get_mut(&model) {
-                figures.on_settled(sample);
+            if let Some(mut known) = self.models.get_mut(&model) {
+                known.on_settled(sample, &self.defaults);
             } else if self.models.len() < if configured { MOST_MODELS } else { MOST_MODELS / 2 } {
-                self.models.entry(model).or_default().on_settled(sample);
+                self.models.entry(model).or_insert_with(|| Model::new(&self.defaults)).on_settled(sample, &self.defaults);
             }
         }
         Ok(Booked { outcome: booked.outcome, clamped: booked.clamped, tokens: booked.tokens })

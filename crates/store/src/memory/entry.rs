@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use tidegate_core::forecast::Figures;
+use tidegate_core::forecast::Prior;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::policy::Resolved;
 use tidegate_core::state::{KeyState, Rules};
@@ -91,7 +91,7 @@ impl MemoryStore {
         }
     }
 
-    pub(super) fn rules<'a>(&'a self, resolved: &'a Resolved, fallback: &'a Figures) -> Rules<'a> {
+    pub(super) fn rules<'a>(&'a self, resolved: &'a Resolved, fallback: &'a Prior) -> Rules<'a> {
         Rules {
             bounds: &resolved.bounds,
             law: &resolved.law,
@@ -106,8 +106,8 @@ impl MemoryStore {
     }
 
     /// What requests of the key's model do, or the defaults.
-    pub(super) fn fallback(&self, key: KeyRef<'_>) -> Figures {
-        self.models.get(&self.of_model(key)).map_or(self.defaults, |model| model.or(&self.defaults))
+    pub(super) fn fallback(&self, key: KeyRef<'_>) -> Prior {
+        self.models.get(&self.of_model(key)).map_or(self.defaults, |model| *model.prior())
     }
 
     /// A key never seen before; not in the table.
@@ -116,7 +116,7 @@ impl MemoryStore {
         let resolved = policy.resolve(key, now);
         Entry {
             key: key.to_owned(),
-            state: KeyState::new(now, key.phase_seconds(), &resolved.bounds),
+            state: KeyState::new(now, key.phase_seconds(), &resolved.bounds, &self.defaults),
             revision: policy.revision(),
             resolved,
             due_at: Timestamp::MAX,

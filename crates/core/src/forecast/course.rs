@@ -1,0 +1,43 @@
+//! What one stream is expected to produce from here on, and how sure that is.
+
+/// Seconds after a report at which a course is known; straight lines in between. Dense where a course bends.
+pub const MARKS: [u64; 10] = [1, 2, 3, 4, 6, 9, 14, 22, 36, 60];
+
+/// What a stream is expected to produce from its last report on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Course {
+    /// Tokens until its end; at most 2^40.
+    pub total: u64,
+    /// Tokens within the coming minute if it does not end, by its pace and what it may produce at most.
+    pub reach: u64,
+    /// Tokens until each of [`MARKS`], with [`Course::DIGITS`]. Never falls from one mark to the next.
+    pub produced: [u64; MARKS.len()],
+    /// Variance of that, tokens squared. Never falls either.
+    pub variance: [u64; MARKS.len()],
+}
+
+impl Course {
+    /// Binary digits behind the point of [`Course::produced`].
+    pub const DIGITS: u32 = 16;
+
+    /// The expectation of `mean` tokens and of `square` tokens squared, both with [`Course::DIGITS`], at a mark.
+    pub(super) fn set(&mut self, mark: usize, mean: u64, square: u64) {
+        let mean_squared = u128::from(mean) * u128::from(mean) >> (2 * Self::DIGITS);
+        let variance = u128::from(square >> Self::DIGITS).saturating_sub(mean_squared);
+        let before = mark.checked_sub(1).map_or((0, 0), |before| (self.produced[before], self.variance[before]));
+        self.produced[mark] = mean.max(before.0);
+        self.variance[mark] = u64::try_from(variance).unwrap_or(u64::MAX).max(before.1);
+    }
+
+    /// At each mark the larger of both.
+    pub(super) fn careful(&self, other: &Self) -> Self {
+        let mut careful = *self;
+        careful.total = careful.total.max(other.total);
+        careful.reach = careful.reach.max(other.reach);
+        for mark in 0..MARKS.len() {
+            careful.produced[mark] = careful.produced[mark].max(other.produced[mark]);
+            careful.variance[mark] = careful.variance[mark].max(other.variance[mark]);
+        }
+        careful
+    }
+}

@@ -1,0 +1,215 @@
+//! How long answers are: of those that came to a length, how many ended there.
+//!
+//! Rejected: a mean and a deviation, which know nothing of the tail; the settled lengths alone, in which short answers are
+//! over-represented whenever long ones are still running (a key's first minute knows no other). Counting who *reached* a
+//! length and who *ended* there is right whether or not the rest has ended (Kaplan and Meier, "Nonparametric Estimation
+//! from Incomplete Observations", 1958), and a live stream teaches before it settles.
+
+use super::course::{Course, MARKS};
+
+/// Logarithmic bins, four to an octave: 0, 1, 2, 3, 4, 5, 6, 7, 8-9, 10-11, 12-13, 14-15, 16-19 ...
+pub(super) const BINS: usize = 80;
+
+/// Beyond this nothing more is expected of an answer: 2^21 tokens, where the last bin ends.
+const LONGEST_ANSWER: u64 = 1 << 21;
+
+/// The whole of a share: all that reached a bin, or all streams like this one.
+const WHOLE: u64 = 1 << 16;
+
+/// Streams are followed until fewer than one in this many would still run.
+const NEGLIGIBLE: u64 = WHOLE / 512;
+
+/// What one answer counts for; halved as it is forgotten.
+const ONE: u16 = 32;
+
+/// Of what reaches each bin, the share that ends in it, of 2^16. 160 bytes.
+pub type Hazards = [u16; BINS];
+
+/// Hazards of answers that are about `mean` tokens long: exponential up to the mean, a power law beyond it, so that an answer
+/// longer than expected is expected to go on for about as long again.
+pub(super) fn hazards_of_mean(mean: u64) -> Hazards {
+    /// Share of what reaches a quarter of an octave beyond the mean that ends in it: gives the whole the mean asked for.
+    const TAIL: u64 = WHOLE * 30 / 100;
+    core::array::from_fn(|bin| {
+        let width = edge(bin + 1) - edge(bin);
+        // width <= 2^19.
+        let exponential = width * WHOLE / width.saturating_add(mean).max(1);
+        u16::try_from(exponential.min(TAIL)).unwrap_or(u16::MAX)
+    })
+}
+
+/// The bin of a length.
+fn bin_of(tokens: u64) -> usize {
+    let tokens = tokens.min(LONGEST_ANSWER - 1);
+    let bin = match tokens.checked_ilog2() {
+        None | Some(0 | 1) => tokens,
+        Some(octave) => 4 * u64::from(octave - 1) + ((tokens >> (octave - 2)) & 3),
+    };
+    usize::try_from(bin).unwrap_or(BINS - 1)
+}
+
+/// The shortest length of a bin; of the bin after the last, [`LONGEST_ANSWER`].
+const fn edge(bin: usize) -> u64 {
+    let bin = bin as u64;
+    if bin < 4 { bin } else { (4 + bin % 4) << (bin / 4 - 1) }
+}
+
+/// How far back a memory goes: it is halved once it rests on twice as many answers, or on twice as many tokens and at least
+/// [`Span::FEWEST`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    answers: u32,
+    /// In minutes' worth of the key's limit.
+    minutes: u64,
+}
+
+impl Span {
+    /// What a sudden change of character is seen by.
+    const SHORT: Self = Self { answers: 32, minutes: 1 };
+    /// What rare long answers are remembered by.
+    const LONG: Self = Self { answers: 512, minutes: 20 };
+    const FEWEST: u32 = 8;
+}
+
+/// Counts that forget. 336 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Memory {
+    reached: [u16; BINS],
+    ended: [u16; BINS],
+    answers: u32,
+    tokens: u64,
+}
+
+impl Memory {
+    const EMPTY: Self = Self { reached: [0; BINS], ended: [0; BINS], answers: 0, tokens: 0 };
+
+    /// A stream has gone through the bins from `from` to before `to`.
+    fn pass(&mut self, from: usize, to: usize) {
+        if self.reached[from..to].iter().any(|reached| *reached > u16::MAX - ONE) {
+            self.halve();
+        }
+        for reached in &mut self.reached[from..to] {
+            *reached += ONE;
+        }
+    }
+
+    /// A stream has ended in a bin.
+    fn end(&mut self, bin: usize, tokens: u64, span: Span, limit_tpm: u64) {
+        self.pass(bin, bin + 1);
+        // At most what has reached it, so it fits.
+        self.ended[bin] = self.ended[bin].saturating_add(ONE).min(self.reached[bin]);
+        self.answers += 1;
+        self.tokens = self.tokens.saturating_add(tokens);
+        let full = self.tokens / 2 >= limit_tpm.saturating_mul(span.minutes) && self.answers >= Span::FEWEST;
+        if full || self.answers >= 2 * span.answers {
+            self.halve();
+        }
+    }
+
+    fn halve(&mut self) {
+        for count in self.reached.iter_mut().chain(&mut self.ended) {
+            *count /= 2;
+        }
+        self.answers /= 2;
+        self.tokens /= 2;
+    }
+
+    /// The hazard of a bin, of 2^16; the prior counts for `weight` answers.
+    fn hazard(&self, bin: usize, prior: &Hazards, weight: u64) -> u64 {
+        let weight = weight * u64::from(ONE);
+        let (reached, ended) = (u64::from(self.reached[bin]), u64::from(self.ended[bin]));
+        (ended * WHOLE + u64::from(prior[bin]) * weight) / (reached + weight)
+    }
+}
+
+/// What a key's answers are like, by two memories of different length; the more careful one counts. 672 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    short: Memory,
+    long: Memory,
+}
+
+impl Default for Lengths {
+    fn default() -> Self {
+        Self { short: Memory::EMPTY, long: Memory::EMPTY }
+    }
+}
+
+impl Lengths {
+    /// A live stream has come from `from` to `to` tokens. O(1) where reports are frequent.
+    pub fn on_progress(&mut self, from: u64, to: u64) {
+        let (from, to) = (bin_of(from), bin_of(to));
+        if from < to {
+            self.short.pass(from, to);
+            self.long.pass(from, to);
+        }
+    }
+
+    /// A stream of a key with this limit has ended with `to` tokens, last known to have `from`.
+    pub fn on_end(&mut self, from: u64, to: u64, limit_tpm: u64) {
+        self.on_progress(from, to);
+        self.short.end(bin_of(to), to, Span::SHORT, limit_tpm);
+        self.long.end(bin_of(to), to, Span::LONG, limit_tpm);
+    }
+
+    /// What these lengths say to those who know less: the prior of a new key.
+    #[must_use]
+    pub fn hazards(&self, prior: &Hazards) -> Hazards {
+        /// What the prior's own prior counts for.
+        const WEIGHT: u64 = 4;
+        core::array::from_fn(|bin| u16::try_from(self.long.hazard(bin, prior, WEIGHT)).unwrap_or(u16::MAX))
+    }
+
+    /// What a stream that has produced `produced` tokens, one in `micros_per_token`, is expected to produce from now on, at
+    /// most `most` tokens.
+    #[must_use]
+    pub fn course(&self, prior: &Hazards, produced: u64, most: u64, micros_per_token: u64) -> Course {
+        let mut course = walk(&self.short, prior, produced, most, micros_per_token);
+        course = course.careful(&walk(&self.long, prior, produced, most, micros_per_token));
+        course.reach = (60_000_000 / micros_per_token.max(1)).min(most);
+        course
+    }
+}
+
+/// Follows a stream through the bins ahead. At most 80 steps; one that will soon end takes few.
+fn walk(memory: &Memory, prior: &Hazards, produced: u64, most: u64, micros_per_token: u64) -> Course {
+    /// What the prior counts for: one answer.
+    const WEIGHT: u64 = 1;
+    let mut course = Course::default();
+    let mut marks = MARKS.iter().map(|seconds| seconds * 1_000_000 / micros_per_token.max(1)).enumerate().peekable();
+    let start = produced.min(LONGEST_ANSWER - 1);
+    let end = start.saturating_add(most).min(LONGEST_ANSWER);
+    // Of all streams that came as far, those that go on; what they produce, and its square, summed over them with 16 digits.
+    // The square is at most 2^16 * 2^42.
+    let (mut alive, mut mean, mut square) = (WHOLE, 0_u64, 0_u64);
+    let mut from = start;
+    let mut bin = bin_of(start);
+    while from < end && alive > NEGLIGIBLE {
+        let (lower, upper) = (edge(bin), edge(bin + 1));
+        let whole = memory.hazard(bin, prior, WEIGHT);
+        // Streams end evenly within a bin: of those that came to `from`, the share that ends before `upper`.
+        let survived = WHOLE - whole * (from - lower) / (upper - lower);
+        let hazard = (whole * (upper - from) / (upper - lower) * WHOLE / survived.max(1)).min(WHOLE);
+        // On average over the bin.
+        let running = alive - alive * hazard / WHOLE / 2;
+        let upper = upper.min(end);
+        let moment = |tokens: u64| running * tokens * (2 * (from - start) + tokens);
+        while let Some((mark, at)) = marks.next_if(|(_, at)| start + at <= upper) {
+            let tokens = (start + at).saturating_sub(from);
+            course.set(mark, mean + running * tokens, square + moment(tokens));
+        }
+        mean += running * (upper - from);
+        square += moment(upper - from);
+        alive -= alive * hazard / WHOLE;
+        from = upper;
+        bin += 1;
+    }
+    for (mark, _) in marks {
+        course.set(mark, mean, square);
+    }
+    course.total = mean >> Course::DIGITS;
+    course
+}
+
+#[cfg(test)]
+mod tests;
