@@ -6,4 +6,5 @@ pub(crate) mod config;
 pub(crate) mod health;
 pub(crate) mod replay;
 pub(crate) mod serve;
+pub(crate) mod simulate;
 pub(crate) mod trace;

@@ -23,6 +23,7 @@ Examples:
   tidegate serve
   tidegate check --account acme --model large --prompt 12k
   tidegate replay trace.csv.gz --speed 60
+  tidegate simulate trace.csv.gz --out plots
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration; `check` has its own.";
 
@@ -41,6 +42,7 @@ enum Command {
     Check(command::check::CheckArgs),
     Health(command::health::HealthArgs),
     Replay(command::replay::ReplayArgs),
+    Simulate(command::simulate::SimulateArgs),
     Config(command::config::ConfigArgs),
     Trace(command::trace::TraceArgs),
 }
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => block_on(command::check::run(args)),
         Command::Health(args) => block_on(command::health::run(args)),
         Command::Replay(args) => block_on(command::replay::run(args)),
+        Command::Simulate(args) => command::simulate::run(&args),
         Command::Config(args) => command::config::run(&args),
         Command::Trace(args) => command::trace::run(&args),
     };

@@ -10,12 +10,16 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
+mod fields;
 mod line;
 #[cfg(test)]
 mod tests;
 
 /// Longest line, in bytes without its end. Two names of 256 bytes, quoted and escaped, and six numbers fit.
 pub const MAX_LINE_BYTES: usize = 4096;
+
+/// What is read of a file at once.
+const BUFFER_BYTES: usize = 64 * 1_024;
 
 /// Largest count or time in a trace: 2^40, the largest token count that a call may state.
 pub const MAX_COUNT: u64 = 1 << 40;
@@ -65,6 +69,50 @@ impl TraceRow {
     /// Cached prompt tokens; 0 where the source does not say (everything is uncached).
     pub fn cached_tokens(&self) -> u64 {
         self.cached_prompt_tokens.unwrap_or(0)
+    }
+}
+
+/// One request of a trace, as [`TraceRow`] has it, with names that live until the next row is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowRef<'r> {
+    /// See [`TraceRow::at_ms`].
+    pub at_ms: u64,
+    /// See [`TraceRow::account`].
+    pub account: &'r str,
+    /// See [`TraceRow::model`].
+    pub model: &'r str,
+    /// See [`TraceRow::prompt_tokens`].
+    pub prompt_tokens: u64,
+    /// See [`TraceRow::cached_prompt_tokens`].
+    pub cached_prompt_tokens: Option<u64>,
+    /// See [`TraceRow::generated_tokens`].
+    pub generated_tokens: u64,
+    /// See [`TraceRow::stated_duration_ms`].
+    pub stated_duration_ms: Option<u64>,
+    /// See [`TraceRow::max_generated_tokens`].
+    pub max_generated_tokens: Option<u64>,
+}
+
+impl RowRef<'_> {
+    /// The same row under these names.
+    #[must_use]
+    pub fn named(&self, account: String, model: String) -> TraceRow {
+        TraceRow {
+            at_ms: self.at_ms,
+            account,
+            model,
+            prompt_tokens: self.prompt_tokens,
+            cached_prompt_tokens: self.cached_prompt_tokens,
+            generated_tokens: self.generated_tokens,
+            stated_duration_ms: self.stated_duration_ms,
+            max_generated_tokens: self.max_generated_tokens,
+        }
+    }
+
+    /// The same row with names of its own.
+    #[must_use]
+    pub fn to_row(&self) -> TraceRow {
+        self.named(self.account.to_owned(), self.model.to_owned())
     }
 }
 
@@ -165,12 +213,29 @@ pub enum LineFault {
 
 /// The rows of a trace, in order. After the first error there are no more rows.
 pub struct TraceReader {
-    path: PathBuf,
+    place: Place,
     lines: Box<dyn BufRead + Send>,
     columns: line::Columns,
-    line: u64,
+    bytes: Vec<u8>,
+    splitter: fields::Splitter,
     previous_ms: u64,
     failed: bool,
+}
+
+/// Where in which trace the reader is, for what it says about errors.
+struct Place {
+    path: PathBuf,
+    line: u64,
+}
+
+impl Place {
+    fn io(&self, error: io::Error) -> TraceError {
+        TraceError::Io { path: self.path.clone(), error }
+    }
+
+    fn fault(&self, fault: LineFault) -> TraceError {
+        TraceError::Line { path: self.path.clone(), line: self.line, fault }
+    }
 }
 
 /// What one pass over a trace finds: the length of the work ahead, and that all of it can be read.
@@ -184,80 +249,107 @@ pub struct Survey {
 
 /// Reads the whole trace once and keeps nothing of it, so that a bad line is reported before anything is played.
 pub fn survey(path: &Path) -> Result<Survey, TraceError> {
-    TraceReader::open(path)?
-        .try_fold(Survey::default(), |survey, row| Ok(Survey { rows: survey.rows + 1, last_arrival_ms: row?.at_ms }))
+    let mut reader = TraceReader::open(path)?;
+    let mut survey = Survey::default();
+    while let Some(row) = reader.next_ref() {
+        survey = Survey { rows: survey.rows + 1, last_arrival_ms: row?.at_ms };
+    }
+    Ok(survey)
 }
 
 impl TraceReader {
     /// Opens a trace and reads its header. Whether it is compressed is seen by its first bytes, not by its name.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
         let io_error = |error| TraceError::Io { path: path.to_owned(), error };
-        let mut file = BufReader::new(File::open(path).map_err(io_error)?);
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(io_error)?);
         let compressed = file.fill_buf().map_err(io_error)?.starts_with(&[0x1f, 0x8b]);
-        let lines: Box<dyn BufRead + Send> =
-            if compressed { Box::new(BufReader::new(MultiGzDecoder::new(file))) } else { Box::new(file) };
+        let lines: Box<dyn BufRead + Send> = if compressed {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file)))
+        } else {
+            Box::new(file)
+        };
         Self::new(path, lines)
     }
 
     /// Reads CSV from anything; `path` is the name that errors give.
     pub fn new(path: &Path, lines: Box<dyn BufRead + Send>) -> Result<Self, TraceError> {
-        let columns = line::Columns::default();
-        let mut reader = Self { path: path.to_owned(), lines, columns, line: 0, previous_ms: 0, failed: false };
-        let header = reader.next_line()?.ok_or_else(|| reader.fault(LineFault::NoHeader))?;
-        reader.columns = line::Columns::parse(&header).map_err(|fault| reader.fault(fault))?;
+        let mut reader = Self {
+            place: Place { path: path.to_owned(), line: 0 },
+            lines,
+            columns: line::Columns::default(),
+            bytes: Vec::new(),
+            splitter: fields::Splitter::default(),
+            previous_ms: 0,
+            failed: false,
+        };
+        let Self { place, lines, bytes, splitter, .. } = &mut reader;
+        let header = next_line(place, &mut **lines, bytes)?.ok_or_else(|| place.fault(LineFault::NoHeader))?;
+        let columns = splitter.split(header).and_then(|names| line::Columns::parse(&names));
+        reader.columns = columns.map_err(|fault| place.fault(fault))?;
         Ok(reader)
     }
 
-    fn next_row(&mut self) -> Result<Option<TraceRow>, TraceError> {
-        let Some(line) = self.next_line()? else { return Ok(None) };
-        let row = self.columns.parse_row(&line).map_err(|fault| self.fault(fault))?;
-        if row.at_ms < self.previous_ms {
-            return Err(self.fault(LineFault::Unsorted { at_ms: row.at_ms, previous_ms: self.previous_ms }));
+    /// The next row, without an allocation. As an iterator, the reader gives the same rows with names of their own.
+    pub fn next_ref(&mut self) -> Option<Result<RowRef<'_>, TraceError>> {
+        if self.failed {
+            return None;
         }
-        self.previous_ms = row.at_ms;
-        Ok(Some(row))
+        // Stays so if this row cannot be read.
+        self.failed = true;
+        let Self { place, lines, columns, bytes, splitter, previous_ms, failed } = self;
+        let line = match next_line(place, &mut **lines, bytes) {
+            Ok(line) => line?,
+            Err(error) => return Some(Err(error)),
+        };
+        let parsed = splitter.split(line).and_then(|fields| columns.parse_row(fields));
+        Some(match parsed {
+            Ok(row) if row.at_ms < *previous_ms => {
+                Err(place.fault(LineFault::Unsorted { at_ms: row.at_ms, previous_ms: *previous_ms }))
+            }
+            Ok(row) => {
+                *previous_ms = row.at_ms;
+                *failed = false;
+                Ok(row)
+            }
+            Err(fault) => Err(place.fault(fault)),
+        })
     }
+}
 
-    /// The next line that is not empty, without its end; `None` at the end of the file.
-    fn next_line(&mut self) -> Result<Option<String>, TraceError> {
-        loop {
-            let mut bytes = Vec::new();
-            self.line += 1;
-            // Two more than a line may have: its end, and the byte that shows it to be too long.
-            let mut bounded = (&mut self.lines).take(MAX_LINE_BYTES as u64 + 2);
-            let read = bounded.read_until(b'\n', &mut bytes);
-            if read.map_err(|error| TraceError::Io { path: self.path.clone(), error })? == 0 {
-                return Ok(None);
-            }
-            while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-                bytes.pop();
-            }
-            if bytes.len() > MAX_LINE_BYTES {
-                return Err(self.fault(LineFault::TooLong));
-            }
-            if self.line == 1 && bytes.starts_with("\u{feff}".as_bytes()) {
-                bytes.drain(..'\u{feff}'.len_utf8());
-            }
-            if !bytes.is_empty() {
-                return String::from_utf8(bytes).map(Some).map_err(|_| self.fault(LineFault::NotUtf8));
-            }
+/// The next line that is not empty, without its end; `None` at the end of the file.
+fn next_line<'b>(
+    place: &mut Place,
+    lines: &mut dyn BufRead,
+    bytes: &'b mut Vec<u8>,
+) -> Result<Option<&'b str>, TraceError> {
+    loop {
+        bytes.clear();
+        place.line += 1;
+        // Two more than a line may have: its end, and the byte that shows it to be too long.
+        let read = lines.take(MAX_LINE_BYTES as u64 + 2).read_until(b'\n', bytes);
+        if read.map_err(|error| place.io(error))? == 0 {
+            return Ok(None);
+        }
+        while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+            bytes.pop();
+        }
+        if bytes.len() > MAX_LINE_BYTES {
+            return Err(place.fault(LineFault::TooLong));
+        }
+        if place.line == 1 && bytes.starts_with("\u{feff}".as_bytes()) {
+            bytes.drain(..'\u{feff}'.len_utf8());
+        }
+        if !bytes.is_empty() {
+            break;
         }
     }
-
-    fn fault(&self, fault: LineFault) -> TraceError {
-        TraceError::Line { path: self.path.clone(), line: self.line, fault }
-    }
+    std::str::from_utf8(bytes).map(Some).map_err(|_| place.fault(LineFault::NotUtf8))
 }
 
 impl Iterator for TraceReader {
     type Item = Result<TraceRow, TraceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let row = self.next_row().transpose();
-        self.failed = matches!(row, Some(Err(_)));
-        row
+        self.next_ref().map(|row| row.map(|row| row.to_row()))
     }
 }

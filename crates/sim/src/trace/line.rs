@@ -1,6 +1,7 @@
-//! One line of a trace: which field is which column, and what a row may hold.
+//! One row of a trace: which field is which column, and what a row may hold.
 
-use super::{LineFault, MAX_COUNT, MAX_NAME_BYTES, TraceRow};
+use super::fields::Fields;
+use super::{LineFault, MAX_COUNT, MAX_NAME_BYTES, RowRef};
 
 /// The columns that every trace has.
 pub(super) const REQUIRED: [&str; 5] = ["t_ms", "account", "model", "prompt_tokens", "generated_tokens"];
@@ -21,10 +22,9 @@ pub(super) struct Columns {
 
 impl Columns {
     /// Reads the header row.
-    pub(super) fn parse(header: &str) -> Result<Self, LineFault> {
-        let names = split_fields(header)?;
+    pub(super) fn parse(names: &Fields<'_>) -> Result<Self, LineFault> {
         let find = |wanted: &'static str| {
-            let mut found = names.iter().enumerate().filter(|(_, name)| name.trim() == wanted).map(|(index, _)| index);
+            let mut found = (0..names.len()).filter(|index| names.text(*index).trim() == wanted);
             match (found.next(), found.next()) {
                 (_, Some(_)) => Err(LineFault::RepeatedColumn(wanted)),
                 (index, None) => Ok(index),
@@ -45,12 +45,11 @@ impl Columns {
     }
 
     /// Reads one row. Its order among the others is the caller's to check.
-    pub(super) fn parse_row(&self, line: &str) -> Result<TraceRow, LineFault> {
-        let fields = split_fields(line)?;
+    pub(super) fn parse_row<'f>(&self, fields: Fields<'f>) -> Result<RowRef<'f>, LineFault> {
         if fields.len() != self.count {
             return Err(LineFault::FieldCount { found: fields.len(), expected: self.count });
         }
-        let optional = |column, index: Option<usize>| match index.map(|index| fields[index].as_str()) {
+        let optional = |column, index: Option<usize>| match index.map(|index| fields.text(index)) {
             None | Some("") => Ok(None),
             Some(text) => parse_count(column, text).map(Some),
         };
@@ -64,10 +63,10 @@ impl Columns {
         if let Some(cached) = cached_prompt_tokens.filter(|cached| *cached > prompt_tokens) {
             return Err(LineFault::CachedAbovePrompt { cached, prompt: prompt_tokens });
         }
-        Ok(TraceRow {
+        Ok(RowRef {
             at_ms: required("t_ms", self.at_ms)?,
-            account: parse_name("account", &fields[self.account])?,
-            model: parse_name("model", &fields[self.model])?,
+            account: parse_name("account", fields.text(self.account))?,
+            model: parse_name("model", fields.text(self.model))?,
             prompt_tokens,
             cached_prompt_tokens,
             generated_tokens: required("generated_tokens", self.generated_tokens)?,
@@ -79,56 +78,24 @@ impl Columns {
 
 fn parse_count(column: &'static str, text: &str) -> Result<u64, LineFault> {
     let shown = || text.chars().take(40).collect::<String>();
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(LineFault::NotANumber { column, text: shown() });
+    let mut count = 0_u64;
+    for byte in text.bytes() {
+        if !byte.is_ascii_digit() {
+            return Err(LineFault::NotANumber { column, text: shown() });
+        }
+        count = count.saturating_mul(10).saturating_add(u64::from(byte - b'0'));
     }
-    let count = text.parse().ok().filter(|count| *count <= MAX_COUNT);
-    count.ok_or_else(|| LineFault::TooLarge { column, text: shown() })
+    if count > MAX_COUNT { Err(LineFault::TooLarge { column, text: shown() }) } else { Ok(count) }
 }
 
-fn parse_name(column: &'static str, text: &str) -> Result<String, LineFault> {
+fn parse_name<'f>(column: &'static str, text: &'f str) -> Result<&'f str, LineFault> {
     if text.is_empty() {
         return Err(LineFault::Empty(column));
     }
-    if text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
+    // Printable ASCII, as nearly every name is, needs no look at its characters.
+    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if text.len() > MAX_NAME_BYTES || (!plain && text.chars().any(char::is_control)) {
         return Err(LineFault::BadName(column));
     }
-    Ok(text.to_owned())
-}
-
-/// Splits at commas outside quotes; `""` in a quoted field is one quote (RFC 4180, within one line).
-fn split_fields(line: &str) -> Result<Vec<String>, LineFault> {
-    let mut fields = Vec::new();
-    let mut rest = line;
-    loop {
-        let (field, after) = if let Some(quoted) = rest.strip_prefix('"') {
-            split_quoted(quoted).ok_or(LineFault::Quoting(fields.len() + 1))?
-        } else {
-            let end = rest.find(',').unwrap_or(rest.len());
-            (rest[..end].to_owned(), &rest[end..])
-        };
-        fields.push(field);
-        match after.strip_prefix(',') {
-            Some(next) => rest = next,
-            None => return Ok(fields),
-        }
-    }
-}
-
-/// What follows an opening quote: the field, and the line from the comma after it. `None`: not closed, or not followed by
-/// a comma or the end.
-fn split_quoted(quoted: &str) -> Option<(String, &str)> {
-    let mut field = String::new();
-    let mut rest = quoted;
-    loop {
-        let (part, after) = rest.split_once('"')?;
-        field.push_str(part);
-        match after.strip_prefix('"') {
-            Some(next) => {
-                field.push('"');
-                rest = next;
-            }
-            None => return (after.is_empty() || after.starts_with(',')).then_some((field, after)),
-        }
-    }
+    Ok(text)
 }
