@@ -49,19 +49,22 @@ impl Frontier<'_> {
 
     fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+        let family = tidegate_sim::plot::font_family()?;
         root.fill(&WHITE)?;
         let points = || self.curves.iter().flat_map(|(_, points)| points.iter());
         let right = points().map(|point| point.max * 100.0).fold(1.0, f64::max) * 1.05;
         let low = points().map(|point| point.goodput * 100.0).fold(100.0, f64::min) - 1.0;
         let high = points().map(|point| point.goodput * 100.0).fold(100.0, f64::max) + 1.0;
         let mut chart = ChartBuilder::on(&root)
-            .caption(format!("{}: z swept, the default circled", self.title), ("sans-serif", 18))
+            .caption(format!("{}: z swept, the default circled", self.title), (family, 18))
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(60)
             .build_cartesian_2d(0.0..right, low..high)?;
         chart
             .configure_mesh()
+            .label_style((family, 12))
+            .axis_desc_style((family, 14))
             .max_light_lines(0)
             .x_desc("overshoot, % of the limit: p99 filled and joined, max open")
             .y_desc("goodput, % of the oracle's")
@@ -82,6 +85,7 @@ impl Frontier<'_> {
         }
         chart
             .configure_series_labels()
+            .label_font((family, 12))
             .position(SeriesLabelPosition::LowerRight)
             .border_style(BLACK)
             .background_style(WHITE)

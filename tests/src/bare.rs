@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tidegate_core::ask::Request;
 use tidegate_core::decision::ServiceTier;
-use tidegate_core::forecast::{Figures, ForecastDefaults};
+use tidegate_core::forecast::{ForecastDefaults, Model, Prior};
 use tidegate_core::key::KeyRef;
 use tidegate_core::policy::{Policy, Resolved};
 use tidegate_core::reservation::{Number, Ticket};
@@ -41,8 +41,8 @@ pub struct Comparison {
 struct Bare {
     policy: Policy,
     forecast: ForecastDefaults,
-    defaults: Figures,
-    models: HashMap<(String, String), Figures>,
+    defaults: Prior,
+    models: HashMap<(String, String), Model>,
     keys: HashMap<Key, (Resolved, KeyState)>,
     live: HashMap<u64, (Key, Ticket)>,
     sequence: u64,
@@ -54,10 +54,10 @@ impl Bare {
         let names = KeyRef::new(&key.0, &key.1, &key.2).expect("the server took the names");
         let (resolved, state) = self.keys.entry(key.clone()).or_insert_with(|| {
             let resolved = self.policy.resolve(names, now);
-            (resolved, KeyState::new(now, names.phase_seconds(), &resolved.bounds))
+            (resolved, KeyState::new(now, names.phase_seconds(), &resolved.bounds, &self.defaults))
         });
         let model = self.models.get(&(key.1.clone(), key.2.clone()));
-        let fallback = model.map_or(self.defaults, |model| model.or(&self.defaults));
+        let fallback = model.map_or(self.defaults, |model| *model.prior());
         let rules = Rules {
             bounds: &resolved.bounds,
             law: &resolved.law,
@@ -91,7 +91,8 @@ impl Bare {
     fn settle(&mut self, now: Timestamp, key: &Key, ticket: &Ticket, counts: SettleCounts) {
         let booked = self.step(now, key, |state, rules| state.settle(now, rules, ticket, &counts));
         if let Some(sample) = booked.ok().and_then(|booked| booked.sample) {
-            self.models.entry((key.1.clone(), key.2.clone())).or_default().on_settled(&sample);
+            let model = (key.1.clone(), key.2.clone());
+            self.models.entry(model).or_insert_with(|| Model::new(&self.defaults)).on_settled(&sample, &self.defaults);
         }
     }
 }
@@ -107,7 +108,7 @@ pub fn compare(log: &CallLog) -> Comparison {
     let mut bare = Bare {
         policy: Policy::built_in(),
         forecast,
-        defaults: Figures::from_defaults(&forecast),
+        defaults: Prior::from_defaults(&forecast),
         models: HashMap::new(),
         keys: HashMap::new(),
         live: HashMap::new(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidegate_core::MAX_TOKENS;
 use tidegate_core::ask::Request;
 use tidegate_core::decision::{Answer, ServiceTier};
-use tidegate_core::forecast::{Figures, ForecastDefaults};
+use tidegate_core::forecast::{ForecastDefaults, Prior};
 use tidegate_core::key::KeyRef;
 use tidegate_core::law::{Bounds, LawParams};
 use tidegate_core::reservation::{Number, Ticket};
@@ -51,22 +51,24 @@ struct HotKey {
     sequence: u64,
     streams: u32,
     forecast: ForecastDefaults,
-    fallback: Figures,
+    fallback: Prior,
 }
 
 impl HotKey {
     fn new(streams: usize) -> Self {
         let streams = u32::try_from(streams).unwrap_or(u32::MAX);
         let now = Timestamp::from_seconds(1_000_000);
-        let forecast = ForecastDefaults::default();
+        // The guard is a comparison more; off, so that limits can be as tight as the projection allows.
+        let forecast = ForecastDefaults { guard_permille: 0, ..ForecastDefaults::default() };
+        let fallback = Prior::from_defaults(&forecast);
         let mut key = Self {
-            state: KeyState::new(now, 0, &bounds(MAX_TOKENS)),
+            state: KeyState::new(now, 0, &bounds(MAX_TOKENS), &fallback),
             now,
             live: VecDeque::new(),
             sequence: 0,
             streams,
             forecast,
-            fallback: Figures::from_defaults(&forecast),
+            fallback,
         };
         for _ in 0..LEARNT {
             key.reserve(MAX_TOKENS);

@@ -35,16 +35,8 @@ const BAR: f64 = 2.0;
 /// A second salvo that comes further above the limit than this, as a share of it, repeats the first.
 const REPEAT: f64 = 0.15;
 
-/// Guard settings whose cost is measured, tokens; 0 is off.
-const GUARD_TOKENS: [u64; 6] = [0, 1_024, 2_048, 4_096, 8_192, 16_384];
-
-/// The forecast with this guard; `None` where the core has no such setting, and then the default alone is measured.
-///
-/// TO WIRE: with the field in the core, `Some(ForecastDefaults { guard_tokens, ..ForecastDefaults::default() })`.
-const fn guarded(guard_tokens: u64) -> Option<ForecastDefaults> {
-    let _ = guard_tokens;
-    None
-}
+/// Guard settings whose cost is measured, permille of the limit; 0 is off.
+const GUARDS: [u32; 6] = [0, 1_500, 2_000, 3_000, 5_000, 10_000];
 
 /// What the client does.
 #[derive(Clone, Copy, Debug)]
@@ -204,11 +196,11 @@ fn pauses(scope: &Scope) -> Table {
 
 fn guards(scope: &Scope) -> String {
     let subjects = subjects(&scope.traces);
-    let mut settings: Vec<(String, ForecastDefaults)> = vec![("as it comes".to_owned(), ForecastDefaults::default())];
-    settings.extend(GUARD_TOKENS.into_iter().filter_map(|tokens| {
-        let name = if tokens == 0 { "off".to_owned() } else { tokens.to_string() };
-        guarded(tokens).map(|forecast| (name, forecast))
-    }));
+    let settings = GUARDS.map(|guard_permille| {
+        let name =
+            if guard_permille == 0 { "off".to_owned() } else { format!("{:.1}", f64::from(guard_permille) / 1e3) };
+        (name, ForecastDefaults { guard_permille, ..ForecastDefaults::default() })
+    });
     let short = short_answers();
     let limits = KeyRules::fixed(&BUILT_IN_FLOORS);
     let mut traffic: Vec<(String, Workload, Vec<KeyRules>)> = Vec::new();

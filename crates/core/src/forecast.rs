@@ -74,7 +74,8 @@ impl ForecastDefaults {
     /// Whether `sum` and the margin of these streams are at most `most`; much cheaper than the margin itself.
     #[must_use]
     pub fn fits(&self, sum: u64, tokens: u64, variance: u64, most: u64) -> bool {
-        most.checked_sub(sum).is_some_and(|room| self.margin_squared(tokens, variance) <= u128::from(room) * u128::from(room))
+        most.checked_sub(sum)
+            .is_some_and(|room| self.margin_squared(tokens, variance) <= u128::from(room) * u128::from(room))
     }
 
     fn margin_squared(&self, tokens: u64, variance: u64) -> u128 {

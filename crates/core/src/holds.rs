@@ -81,8 +81,8 @@ impl Hold {
         let end = end.as_seconds() + u64::from(!end.as_micros().is_multiple_of(MICROS_PER_SECOND));
         let duration = end.saturating_sub(admitted_at.as_seconds());
         let fade = duration.saturating_mul(2).max(SHORTEST_FADE.as_secs());
-        // Not before the last knot of the course.
-        let gone = end.saturating_add(fade).max(now.as_seconds() + AHEAD as u64);
+        // At least 61 s after the second of the report, and so not before the last knot of the course.
+        let gone = end.saturating_add(fade);
         let mut slopes = [Line::default(); MARKS.len()];
         let (mut from, mut at) = (Line::default(), 0);
         for (mark, slope) in slopes.iter_mut().enumerate() {

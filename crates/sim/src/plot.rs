@@ -22,6 +22,7 @@ mod tests;
 mod words;
 
 use canvas::Figure;
+pub use canvas::font_family;
 
 /// Keys of a trace that are plotted, under each policy: those that ask for most, measured by their floors.
 pub const KEYS_PLOTTED: usize = 12;

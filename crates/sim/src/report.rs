@@ -141,11 +141,12 @@ impl Study<'_> {
         let policies = self.policies.iter().filter_map(|&policy| {
             let outcome = find(policy, false)?;
             let fixed = self.limits == Limits::Static;
-            let goodput = oracle.zip(fullest).map(|(oracle, window)| share(filled(outcome, window), filled(oracle, window)));
+            let goodput =
+                oracle.zip(fullest).map(|(oracle, window)| share(filled(outcome, window), filled(oracle, window)));
             let worst = |measure: &dyn Fn(Window) -> f64| Window::ALL.into_iter().map(measure).fold(0.0, f64::max);
             let p99 = |window| worst_key(outcome, |key| key.truth[window].p99());
             let max = |window| worst_key(outcome, |key| key.truth[window].max());
-            let first = |window| worst_key(outcome, |key| f64::from(key.truth[window].first));
+            let first = |window| worst_key(outcome, |key| key.truth[window].first);
             Some(PolicyReport {
                 policy: policy.name(),
                 requests: outcome.requests,
@@ -155,9 +156,8 @@ impl Study<'_> {
                 overshoot_p99: fixed.then(|| worst(&p99)),
                 overshoot_max: fixed.then(|| worst(&max)),
                 overshoot_first: fixed.then(|| worst(&first)),
-                false_denials: find(policy, true).map(|roomy| {
-                    share(u128::from(roomy.requests - roomy.admitted), u128::from(roomy.requests))
-                }),
+                false_denials: find(policy, true)
+                    .map(|roomy| share(u128::from(roomy.requests - roomy.admitted), u128::from(roomy.requests))),
                 windows: Window::ALL
                     .into_iter()
                     .map(|window| {
@@ -244,9 +244,7 @@ fn roomy_rules(workload: &Workload) -> Vec<KeyRules> {
     let mut truths: Vec<Option<Truth>> = vec![None; workload.keys.len()];
     let unlimited = Tokens::new(u64::MAX, u64::MAX, u64::MAX);
     for request in &workload.requests {
-        truths[request.key as usize]
-            .get_or_insert_with(|| Truth::new(request.at_ms, unlimited, false))
-            .admit(request);
+        truths[request.key as usize].get_or_insert_with(|| Truth::new(request.at_ms, unlimited, false)).admit(request);
     }
     let rules = truths.into_iter().map(|truth| {
         let peaks = truth.map(|truth| truth.finish().0.map(|window| window.peak)).unwrap_or_default();
@@ -259,9 +257,7 @@ fn roomy_rules(workload: &Workload) -> Vec<KeyRules> {
 fn fullest_window(oracle: &Outcome, rules: &[KeyRules]) -> Window {
     let fill = |window: Window| {
         let keys = oracle.keys.iter().zip(rules);
-        let room = keys.map(|(key, rules)| {
-            u128::from(rules.floors()[window]) * u128::from(key.truth[window].seconds)
-        });
+        let room = keys.map(|(key, rules)| u128::from(rules.floors()[window]) * u128::from(key.truth[window].seconds));
         share(filled(oracle, window), room.sum())
     };
     let fullest = Window::ALL.into_iter().max_by(|left, right| fill(*left).total_cmp(&fill(*right)));
@@ -285,4 +281,3 @@ fn busiest_course(outcome: &Outcome, window: Window) -> LimitCourse {
 fn share(part: u128, whole: u128) -> f64 {
     if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
 }
-

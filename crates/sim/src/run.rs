@@ -96,12 +96,8 @@ struct Event {
 /// Plays the whole workload. `on_request` is called before each request with its index, for progress bars.
 #[must_use]
 pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_request: impl FnMut(usize)) -> Outcome {
-    let world = World {
-        keys: &workload.keys,
-        rules: setup.rules,
-        forecast: setup.forecast,
-        cache_known: setup.cache_known,
-    };
+    let world =
+        World { keys: &workload.keys, rules: setup.rules, forecast: setup.forecast, cache_known: setup.cache_known };
     let mut limiter = policy.limiter(world);
     let every_ms = setup.progress_every.map(|every| u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1));
     let mut streams: Vec<Stream> = Vec::new();

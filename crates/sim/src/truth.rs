@@ -46,9 +46,9 @@ pub struct WindowTruth {
     /// Seconds after the first 180.
     pub samples: u64,
     /// Of these, by how much the window was above its limit where it was, as a share of the limit.
-    pub above: Vec<f32>,
+    pub above: Vec<f64>,
     /// The most by which it was above its limit within the first 180 s, as a share of the limit.
-    pub first: f32,
+    pub first: f64,
 }
 
 impl WindowTruth {
@@ -56,16 +56,16 @@ impl WindowTruth {
     #[must_use]
     pub fn p99(&self) -> f64 {
         let mut above = self.above.clone();
-        above.sort_by(f32::total_cmp);
+        above.sort_by(f64::total_cmp);
         // The smallest share that at least 99 % of all samples, most of which are not above at all, do not exceed.
         let beyond = usize::try_from(self.samples / 100).unwrap_or(usize::MAX);
-        above.len().checked_sub(beyond + 1).map_or(0.0, |index| f64::from(above[index]))
+        above.len().checked_sub(beyond + 1).map_or(0.0, |index| above[index])
     }
 
     /// The largest overshoot.
     #[must_use]
     pub fn max(&self) -> f64 {
-        self.above.iter().copied().fold(0.0, f32::max).into()
+        self.above.iter().copied().fold(0.0, f64::max)
     }
 }
 
@@ -157,7 +157,7 @@ impl Truth {
             truth.seconds += 1;
             truth.samples += u64::from(!early);
             if held > limit {
-                let above = (held as f64 / limit.max(1) as f64 - 1.0) as f32;
+                let above = held as f64 / limit.max(1) as f64 - 1.0;
                 if early {
                     truth.first = truth.first.max(above);
                 } else {

@@ -11,12 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, remark};
 use crate::target::LimiterTarget;
-use tidegate_sim::trace::{self, TraceReader};
 use agenda::Agenda;
 use caller::Caller;
 use decision_log::DecisionLog;
 use player::{Pace, Played, Player};
 use tidegate_server::config::amount::parse_duration;
+use tidegate_sim::trace::{self, TraceReader};
 
 mod agenda;
 mod caller;

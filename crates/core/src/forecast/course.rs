@@ -22,7 +22,7 @@ impl Course {
 
     /// The expectation of `mean` tokens and of `square` tokens squared, both with [`Course::DIGITS`], at a mark.
     pub(super) fn set(&mut self, mark: usize, mean: u64, square: u64) {
-        let mean_squared = u128::from(mean) * u128::from(mean) >> (2 * Self::DIGITS);
+        let mean_squared = (u128::from(mean) * u128::from(mean)) >> (2 * Self::DIGITS);
         let variance = u128::from(square >> Self::DIGITS).saturating_sub(mean_squared);
         let before = mark.checked_sub(1).map_or((0, 0), |before| (self.produced[before], self.variance[before]));
         self.produced[mark] = mean.max(before.0);

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::decision::ServiceTier;
 use crate::key::KeyRef;
@@ -29,8 +31,8 @@ const WIDE: Tokens = Tokens::new(u64::MAX, u64::MAX, u64::MAX);
 fn a_key_that_always_does_the_same_is_forecast_exactly() {
     let figures = learned(64, 400).or(&Figures::from_defaults(&ForecastDefaults::default()));
     assert_eq!(figures.ask(&request(1_000, None, None), &WIDE), Tokens::new(1_000, 250, 400));
-    assert_eq!(figures.variance(400, 0, None), 0);
-    assert_eq!(figures.duration(400, 0, Duration::ZERO), Duration::from_secs(10));
+    assert_eq!(figures.micros_per_token(), 25_000);
+    assert_eq!(duration(400, figures.micros_per_token()), Duration::from_secs(10));
 }
 
 #[test]
@@ -57,12 +59,47 @@ fn a_stated_cached_count_is_no_forecast() {
 }
 
 #[test]
-fn the_margin_covers_the_sum_and_never_more_than_is_held() {
+fn short_answers_do_not_slow_the_usual_pace() {
+    let mut figures = Figures::default();
+    for step in 0..512_u64 {
+        // Half a second until the first token, then 40 a second; every other answer is a single token.
+        let generated = if step % 2 == 0 { 1 } else { 400 };
+        let duration = Some(Duration::from_millis(500 + 25 * generated));
+        figures.on_settled(&Sample { used: Tokens::new(1, 1, generated), duration });
+    }
+    // An unweighted mean would be near 275,000.
+    assert!((26_000..35_000).contains(&figures.micros_per_token()), "{}", figures.micros_per_token());
+}
+
+#[test]
+fn the_margin_is_sigmas_of_the_sum_and_drift_beside_it() {
     let defaults = ForecastDefaults::default();
-    assert_eq!(margin(&defaults, 0, 1_000), 0);
-    assert_eq!(margin(&defaults, 10_000, 1_000), 232);
-    assert_eq!(margin(&defaults, 10_000, 100), 100);
-    assert_eq!(margin(&defaults, u128::MAX, u64::MAX), u64::MAX);
+    assert_eq!(defaults.margin(0, 0), 0);
+    assert_eq!(defaults.margin(0, 10_000), 233);
+    // 5 % of 2,000 is as much as the deviation.
+    assert_eq!(defaults.margin(2_000, 10_000), 329);
+    assert!(defaults.margin(1 << 50, u64::MAX) > 1 << 46);
+}
+
+#[test]
+fn the_guard_leaves_room_for_twice_the_limit_and_for_eight_streams() {
+    let defaults = ForecastDefaults::default();
+    assert_eq!(defaults.most_reach(36_000), 72_000);
+    assert_eq!(defaults.most_reach_of_one(36_000), 9_000);
+    let off = ForecastDefaults { guard_permille: 0, ..defaults };
+    assert_eq!(off.most_reach(1), u64::MAX);
+}
+
+proptest! {
+    /// The cheap question and the exact margin never disagree.
+    #[test]
+    fn a_sum_fits_exactly_where_its_margin_does(
+        sum in 0_u64..1 << 41, tokens in 0_u64..1 << 41, variance in any::<u64>(), most in 0_u64..1 << 42, sigmas in 0_u32..=10_000,
+    ) {
+        let defaults = ForecastDefaults { margin_sigmas_permille: sigmas, ..ForecastDefaults::default() };
+        let fits = sum.saturating_add(defaults.margin(tokens, variance)) <= most;
+        prop_assert_eq!(defaults.fits(sum, tokens, variance, most), fits);
+    }
 }
 
 #[test]
@@ -74,5 +111,5 @@ fn hostile_counts_saturate() {
     }
     let ask = figures.ask(&request(crate::MAX_TOKENS, None, None), &WIDE);
     assert!(ask.generated <= crate::MAX_TOKENS);
-    assert!(figures.duration(u64::MAX, 0, Duration::ZERO) <= LONGEST);
+    assert!(duration(u64::MAX, figures.micros_per_token()) <= LONGEST);
 }

@@ -107,10 +107,16 @@ pub(super) fn png<F: Figure>(figure: &F) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
+/// Makes the crate's font known to plotters, once, and names it: the one family that plots of this process may use.
+///
+/// # Errors
+/// Plotters does not take the font.
+pub fn font_family() -> Result<&'static str, String> {
+    UNREGISTERED.as_ref().map_or(Ok(FAMILY), |why| Err(why.clone()))
+}
+
 fn draw<F: Figure, B: DrawingBackend>(figure: &F, backend: B, scale: u32) -> Result<(), String> {
-    if let Some(why) = &*UNREGISTERED {
-        return Err(why.clone());
-    }
+    font_family()?;
     let area = backend.into_drawing_area();
     let drawn = area.fill(&WHITE).and_then(|()| figure.draw(&area, Pen { scale })).and_then(|()| area.present());
     drawn.map_err(|error| error.to_string())

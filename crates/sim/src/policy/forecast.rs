@@ -44,7 +44,11 @@ impl<'a> Forecast<'a> {
             let next = models.len();
             let model = *models.entry(name.model.as_str()).or_insert(next);
             let phase = key_ref(&name.account, &name.model).phase_seconds();
-            Key { state: KeyState::new(Timestamp::ZERO, phase, &rules.bounds, &defaults), model, limits: rules.floors() }
+            Key {
+                state: KeyState::new(Timestamp::ZERO, phase, &rules.bounds, &defaults),
+                model,
+                limits: rules.floors(),
+            }
         });
         let keys = keys.collect();
         let models = vec![Model::new(&defaults); models.len()];
@@ -98,9 +102,8 @@ impl<'a> Forecast<'a> {
 
     pub(super) fn report(&mut self, now: Timestamp, stream: &Stream, generated: u64, rules: &KeyRules) {
         if let Some(ticket) = self.tickets[stream.slot] {
-            let booked = self.call(stream.request.key, rules, |state, rules| {
-                state.report_progress(now, rules, &ticket, generated)
-            });
+            let booked = self
+                .call(stream.request.key, rules, |state, rules| state.report_progress(now, rules, &ticket, generated));
             self.learn(stream.request.key, booked.ok());
         }
     }
@@ -127,13 +130,8 @@ impl<'a> Forecast<'a> {
     fn call<T>(&mut self, key: u32, rules: &KeyRules, step: impl FnOnce(&mut KeyState, &Rules<'_>) -> T) -> T {
         let key = &mut self.keys[key as usize];
         let fallback = if key.state.needs_fallback() { self.models[key.model].prior() } else { &self.defaults };
-        let rules = Rules {
-            bounds: &rules.bounds,
-            law: &rules.law,
-            fallback,
-            forecast: self.world.forecast,
-            incarnation: 1,
-        };
+        let rules =
+            Rules { bounds: &rules.bounds, law: &rules.law, fallback, forecast: self.world.forecast, incarnation: 1 };
         step(&mut key.state, &rules)
     }
 
@@ -167,4 +165,3 @@ impl Limiter for Forecast<'_> {
         self.keys[key as usize].limits
     }
 }
-

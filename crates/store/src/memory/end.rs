@@ -48,7 +48,10 @@ impl MemoryStore {
             if let Some(mut known) = self.models.get_mut(&model) {
                 known.on_settled(sample, &self.defaults);
             } else if self.models.len() < if configured { MOST_MODELS } else { MOST_MODELS / 2 } {
-                self.models.entry(model).or_insert_with(|| Model::new(&self.defaults)).on_settled(sample, &self.defaults);
+                self.models
+                    .entry(model)
+                    .or_insert_with(|| Model::new(&self.defaults))
+                    .on_settled(sample, &self.defaults);
             }
         }
         Ok(Booked { outcome: booked.outcome, clamped: booked.clamped, tokens: booked.tokens })

@@ -10,19 +10,6 @@ struct Live {
     reported_at: u64,
 }
 
-/// What a hold is expected to have produced by `then`, straight from the words of C1 and C7.
-fn expected(hold: &crate::holds::Hold, then: Timestamp) -> f64 {
-    let [tokens, since, end, gone] = hold.course().map(|number| number as f64);
-    let then = then.as_seconds() as f64;
-    if tokens == 0.0 || then >= gone {
-        0.0
-    } else if then >= end {
-        tokens * (gone - then) / (gone - end)
-    } else {
-        tokens * (then - since) / (end - since)
-    }
-}
-
 /// A step of a random gateway.
 #[derive(Clone, Debug)]
 enum Step {
@@ -107,7 +94,7 @@ proptest! {
                         let then = at(now).after(Duration::from_secs(ahead));
                         let charged: u64 =
                             key.state.generated.departures().filter(|(at, _)| *at > then).map(|(_, [tokens])| tokens).sum();
-                        let expected: f64 = holds.iter().map(|(_, live)| expected(&live.hold, then)).sum();
+                        let expected: f64 = holds.iter().map(|(_, live)| live.hold.expected(at(now), then)).sum();
                         prop_assert!(charged as f64 + expected + ask.generated as f64 <= LIMIT.generated as f64 + 1e-6);
                     }
                     let ticket = ticket(&answer, &asked);

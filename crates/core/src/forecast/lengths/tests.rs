@@ -1,0 +1,152 @@
+use proptest::prelude::*;
+use std::vec::Vec;
+
+use super::*;
+
+const PACE: u64 = 25_000;
+
+/// A small seeded generator: tests of statistics want the same numbers every time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    /// Exponential with this mean, without a logarithm: rounds until a coin of 1/mean falls.
+    fn exponential(&mut self, mean: u64) -> u64 {
+        (0..).take_while(|_| self.below(mean) != 0).count() as u64
+    }
+}
+
+fn taught(lengths: impl IntoIterator<Item = u64>) -> Lengths {
+    let mut known = Lengths::default();
+    for length in lengths {
+        known.on_end(0, length, u64::MAX);
+    }
+    known
+}
+
+fn near(value: u64, expected: u64, percent: u64) -> bool {
+    value.abs_diff(expected) * 100 <= expected * percent
+}
+
+#[test]
+fn every_length_is_in_the_bin_that_begins_at_or_before_it() {
+    for bin in 0..BINS {
+        assert_eq!(bin_of(edge(bin)), bin);
+        assert_eq!(bin_of(edge(bin + 1) - 1), bin);
+    }
+    assert_eq!(bin_of(u64::MAX), BINS - 1);
+}
+
+#[test]
+fn before_anything_is_known_an_answer_is_about_as_long_as_configured_or_a_fifth_longer() {
+    for mean in [20, 256, 4_000] {
+        let course = Lengths::default().course(&hazards_of_mean(mean), 0, u64::MAX, PACE);
+        assert!((mean..mean * 5 / 4).contains(&course.total), "{} for {mean}", course.total);
+    }
+}
+
+#[test]
+fn an_answer_longer_than_expected_is_expected_to_go_on_for_about_as_long() {
+    let course = Lengths::default().course(&hazards_of_mean(256), 4_096, u64::MAX, PACE);
+    assert!((2_000..8_000).contains(&course.total), "{}", course.total);
+}
+
+#[test]
+fn answers_of_one_length_are_expected_to_end_there() {
+    let known = taught([400; 200]);
+    let prior = hazards_of_mean(256);
+    let rest = |produced| known.course(&prior, produced, u64::MAX, PACE).total;
+    assert!(near(rest(0), 400, 10), "{}", rest(0));
+    assert!(near(rest(200), 200, 15), "{}", rest(200));
+    assert!(rest(399) < 60, "{}", rest(399));
+}
+
+#[test]
+fn answers_without_memory_are_expected_to_go_on_as_long_whatever_they_have_produced() {
+    let mut random = Random(1);
+    let known = taught((0..2_000).map(|_| random.exponential(300)));
+    let prior = hazards_of_mean(300);
+    for produced in [0, 100, 300, 600] {
+        let rest = known.course(&prior, produced, u64::MAX, PACE).total;
+        // The more careful of two memories, the shorter of which knows 32 to 64 answers.
+        assert!((280..=450).contains(&rest), "{rest} after {produced}");
+    }
+}
+
+/// The expectation and the deviation at each mark are those of the answers that it was taught.
+#[test]
+fn a_course_is_the_mean_of_the_answers_and_its_variance_theirs() {
+    let mut random = Random(2);
+    let lengths: Vec<u64> = (0..512).map(|_| 50 + random.below(1_000)).collect();
+    let known = taught(lengths.iter().copied());
+    let course = walk(&known.long, &hazards_of_mean(500), 0, u64::MAX, PACE);
+    for (mark, seconds) in MARKS.into_iter().enumerate() {
+        let by: Vec<u64> = lengths.iter().map(|length| (*length).min(seconds * 40)).collect();
+        let mean = by.iter().sum::<u64>() / by.len() as u64;
+        let variance = by.iter().map(|tokens| tokens.abs_diff(mean).pow(2)).sum::<u64>() / by.len() as u64;
+        let got = course.produced[mark] >> Course::DIGITS;
+        assert!(near(got, mean, 4), "{got} for {mean} after {seconds} s");
+        let tolerance = variance / 5 + 200;
+        assert!(course.variance[mark].abs_diff(variance) <= tolerance, "{} for {variance}", course.variance[mark]);
+    }
+}
+
+#[test]
+fn a_stream_that_still_runs_teaches_before_it_settles() {
+    // Of each hundred, the ninety short ones settle first. Whoever counts settled answers alone sees a mean of 50.
+    let prior = hazards_of_mean(50);
+    let (mut settled, mut live) = (Lengths::default(), Lengths::default());
+    for step in 0..100 {
+        if step % 10 == 0 {
+            live.on_progress(0, 2_000);
+        } else {
+            settled.on_end(0, 50, u64::MAX);
+            live.on_end(0, 50, u64::MAX);
+        }
+    }
+    let expected = |lengths: &Lengths| lengths.course(&prior, 0, u64::MAX, PACE).total;
+    assert!(expected(&settled) < 80, "{}", expected(&settled));
+    assert!(expected(&live) > 200, "{}", expected(&live));
+}
+
+#[test]
+fn a_change_of_character_is_seen_within_a_few_answers() {
+    let mut known = taught([200; 2_000]);
+    let prior = hazards_of_mean(256);
+    for _ in 0..24 {
+        known.on_end(0, 2_000, u64::MAX);
+    }
+    let expected = known.course(&prior, 0, u64::MAX, PACE).total;
+    assert!(expected > 600, "{expected}");
+}
+
+#[test]
+fn a_declared_maximum_bounds_what_is_expected_and_reached() {
+    let known = taught([400; 100]);
+    let course = known.course(&hazards_of_mean(256), 90, 10, PACE);
+    assert!(course.total <= 10 && course.reach == 10);
+    assert!(course.produced.iter().all(|produced| *produced <= 10 << Course::DIGITS));
+}
+
+proptest! {
+    /// Whatever was seen, a course rises, its variance too, and no count overflows.
+    #[test]
+    fn courses_rise(
+        seen in prop::collection::vec((0_u64..1 << 22, 0_u64..1 << 22), 0..400),
+        mean in 1_u64..1 << 40, produced in 0_u64..1 << 41, most in 0_u64..1 << 41, pace in 0_u64..100_000_000, limit in 1_u64..1 << 40,
+    ) {
+        let mut known = Lengths::default();
+        for (one, other) in seen {
+            known.on_progress(0, one.min(other));
+            known.on_end(one.min(other), one.max(other), limit);
+        }
+        let course = known.course(&hazards_of_mean(mean), produced, most, pace);
+        prop_assert!(course.total <= most);
+        prop_assert!(course.produced.is_sorted() && course.variance.is_sorted());
+        prop_assert!(course.produced[MARKS.len() - 1] >> Course::DIGITS <= course.total);
+    }
+}
