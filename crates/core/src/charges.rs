@@ -1,4 +1,4 @@
-//! What a window counts: tokens charged in the trailing 60 s, in sub-buckets of a quarter of a second.
+//! What a window counts: tokens charged in the trailing 60 s, in sub-buckets of an eighth of a second.
 //!
 //! Rejected: a token bucket of capacity = limit, which admits about twice the limit in its worst minute; two fixed minutes
 //! with interpolation, which errs on both sides; a log of every charge, which grows with the request rate. A sub-bucket
@@ -6,20 +6,21 @@
 //! Sub-buckets of a second kept evenly produced output for half a second too long: 0.8 % of the limit.
 
 use alloc::collections::VecDeque;
+use core::ops::Range;
 use core::time::Duration;
 
 use crate::time::{Timestamp, micros};
 use crate::window::WINDOW;
 
 /// Length of a sub-bucket.
-const SUB_BUCKET_MICROS: u64 = 250_000;
+const SUB_BUCKET_MICROS: u64 = 125_000;
 
 /// Charges of `N` windows that are always charged at the same instants (the two prompt windows share theirs).
 ///
-/// Holds at most 241 sub-buckets, none while idle.
+/// Holds at most 481 sub-buckets, none while idle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charges<const N: usize> {
-    /// Ascending in time, at most one for each quarter of a second.
+    /// Ascending in time, at most one for each eighth of a second.
     buckets: VecDeque<Bucket<N>>,
     sum: [u64; N],
 }
@@ -102,6 +103,29 @@ impl<const N: usize> Charges<N> {
         self.buckets.iter().map(|bucket| (bucket.leaves_at(), bucket.tokens))
     }
 
+    /// The sub-buckets that leave within each second, in the order in which they leave: which, when the last of them does, and
+    /// the tokens that leave with them.
+    pub fn departing_seconds(&self) -> impl Iterator<Item = (Range<usize>, Timestamp, [u64; N])> + '_ {
+        let mut next = 0;
+        core::iter::from_fn(move || {
+            let first = next;
+            let second = self.buckets.get(first)?.leaves_at().as_seconds();
+            let mut leaving = [0; N];
+            let mut last = Timestamp::ZERO;
+            while let Some(bucket) = self.buckets.get(next).filter(|bucket| bucket.leaves_at().as_seconds() == second) {
+                last = bucket.leaves_at();
+                add(&mut leaving, bucket.tokens);
+                next += 1;
+            }
+            Some((first..next, last, leaving))
+        })
+    }
+
+    /// Some of the sub-buckets, as [`Charges::departures`].
+    pub fn departures_of(&self, which: Range<usize>) -> impl Iterator<Item = (Timestamp, [u64; N])> + '_ {
+        self.buckets.range(which).map(|bucket| (bucket.leaves_at(), bucket.tokens))
+    }
+
     /// Time from `now` until window `index` would count nothing if nothing came; zero if it does.
     #[must_use]
     pub fn reset_after(&self, index: usize, now: Timestamp) -> Duration {
@@ -136,7 +160,7 @@ impl Charges<1> {
     /// Charges `tokens` that were produced evenly between `from` and `to` (contract C3): each sub-bucket gets what was complete
     /// by its end, the newest one the remainder. What falls more than 60 s before `to` is not counted.
     ///
-    /// O(240), however long the span.
+    /// O(480), however long the span.
     pub fn spread(&mut self, from: Timestamp, to: Timestamp, tokens: u64) {
         if tokens == 0 {
             return;

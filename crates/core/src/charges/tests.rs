@@ -22,10 +22,10 @@ fn a_charge_leaves_the_window_sixty_seconds_later_and_not_before() {
 fn a_sub_bucket_leaves_with_its_newest_charge() {
     let mut charges = Charges::<2>::default();
     charges.charge(at(100), [5, 1]);
-    charges.charge(at(240), [5, 1]);
-    charges.expire(at(60_239));
-    assert_eq!(charges.sum(), [10, 2], "counted up to 0.14 s too long, never too short");
-    charges.expire(at(60_240));
+    charges.charge(at(120), [5, 1]);
+    charges.expire(at(60_119));
+    assert_eq!(charges.sum(), [10, 2], "counted 0.02 s too long, never too short");
+    charges.expire(at(60_120));
     assert_eq!(charges.sum(), [0, 0]);
 }
 
@@ -45,9 +45,9 @@ fn a_correction_reaches_the_admission_while_it_is_in_the_window_and_never_after(
 #[test]
 fn output_is_spread_evenly_and_the_remainder_is_newest() {
     let mut charges = Charges::<1>::default();
-    charges.spread(at(125), at(875), 100);
+    charges.spread(at(50), at(425), 100);
     let shares: Vec<_> = charges.departures().map(|(_, [tokens])| tokens).collect();
-    assert_eq!(shares, [16, 34, 33, 17], "an eighth of a second, two quarters, an eighth and the remainder");
+    assert_eq!(shares, [20, 33, 33, 14], "75 ms, two eighths of a second, 50 ms and the remainder");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn output_older_than_a_minute_does_not_count() {
 }
 
 proptest! {
-    /// The window never counts less than the true trailing minute, nor a charge a quarter of a second older.
+    /// The window never counts less than the true trailing minute, nor a charge an eighth of a second older.
     #[test]
     fn counting_errs_on_the_safe_side_by_less_than_a_sub_bucket(
         steps in prop::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..90_000), 1..80),
@@ -91,7 +91,7 @@ proptest! {
             // A token counts from when it is complete, so a report can leave one token uncounted at the window's far end.
             let rounding = log.len() as f64;
             prop_assert!(counted + rounding >= exact(60_000), "{counted} < {}", exact(60_000));
-            prop_assert!(counted <= exact(60_250) + rounding, "{counted} > {}", exact(60_250));
+            prop_assert!(counted <= exact(60_125) + rounding, "{counted} > {}", exact(60_125));
             let parts: u64 = charges.departures().map(|(_, [tokens])| tokens).sum();
             prop_assert_eq!(parts, charges.sum()[0]);
         }

@@ -2,7 +2,8 @@
 //! by then, and the safety margin of that sum (contract C1, C4), at every instant of the coming minute.
 //!
 //! Between two departures nothing leaves and expected output only grows, so the fullest instant is just before a departure or
-//! at the end of the minute: 241 looks at most, whatever the number of streams.
+//! at the end of the minute. Whole seconds are looked at first, as if all that leaves within one left at its end: 61 looks,
+//! whatever the number of streams, and more only within seconds that are too full by that.
 
 use core::time::Duration;
 
@@ -21,6 +22,18 @@ pub(super) struct GeneratedAsk {
     pub(super) reach: u64,
 }
 
+/// An instant just before a departure, or the end of the coming minute.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    at: Timestamp,
+    /// What is charged and has not left.
+    charged: u64,
+    /// What is expected to have been produced.
+    expected: Expected,
+    /// Whether this is that instant, or the end of a second with the charges of its beginning.
+    exact: bool,
+}
+
 impl KeyState {
     /// Whether the ask fits at every instant of the coming minute.
     pub(super) fn generated_fits(&self, ask: GeneratedAsk, limit_tpm: u64, forecast: &ForecastDefaults) -> bool {
@@ -33,19 +46,24 @@ impl KeyState {
         };
         // The plain sum, a fast path to ALLOW: everything charged now and everything expected ever.
         fits(self.generated.sum()[0], self.holds.in_the_end())
-            || self.looks_ahead().all(|(_, charged, expected)| fits(charged, expected))
+            || self.look_ahead(|look| match look {
+                Look { exact: true, .. } if !fits(look.charged, look.expected) => None,
+                _ => Some(fits(look.charged, look.expected)),
+            })
     }
 
     /// The largest ask that fits; `None` where not even nothing does.
     pub(super) fn generated_room(&self, limit_tpm: u64, forecast: &ForecastDefaults) -> Option<u64> {
         let mut peak = self.generated.sum()[0];
         if !self.holds.is_empty() {
-            for (_, charged, expected) in self.looks_ahead() {
+            self.look_ahead(|Look { charged, expected, exact, .. }| {
                 let sum = charged.saturating_add(expected.tokens);
-                if !forecast.fits(sum, expected.tokens, expected.variance, peak) {
+                let fits = forecast.fits(sum, expected.tokens, expected.variance, peak);
+                if exact && !fits {
                     peak = sum.saturating_add(forecast.margin(expected.tokens, expected.variance));
                 }
-            }
+                Some(fits)
+            });
         }
         let room = limit_tpm.checked_sub(peak)?;
         let reach = forecast.most_reach(limit_tpm).saturating_sub(self.holds.reach());
@@ -65,27 +83,40 @@ impl KeyState {
         let most = forecast.most_reach(limit_tpm).saturating_sub(ask.reach);
         let unguarded = if ask.tokens > 0 { self.holds.reach_at_most_from(most) } else { Some(from) };
         let mut fit = from.max(unguarded.unwrap_or(latest));
-        for (at, charged, expected) in self.looks_ahead() {
+        self.look_ahead(|Look { at, charged, expected, exact }| {
             let sum = charged.saturating_add(expected.tokens).saturating_add(ask.tokens);
-            if !forecast.fits(sum, expected.tokens, expected.variance, limit_tpm) {
+            let fits = forecast.fits(sum, expected.tokens, expected.variance, limit_tpm);
+            if exact && !fits {
                 // Not before this departure.
                 fit = fit.max(at);
             }
-        }
+            Some(fits)
+        });
         fit.min(latest)
     }
 
-    /// Each instant just before a departure, and the end of the coming minute: what is charged then, and what is expected to
-    /// have been produced.
-    fn looks_ahead(&self) -> impl Iterator<Item = (Timestamp, u64, Expected)> + '_ {
+    /// Looks at the coming minute. `fits` says whether what it is shown is not too full, or `None` to look no further; it is
+    /// shown a second as a whole, and where that does not fit, each instant within it. Whether it never said `None`.
+    fn look_ahead(&self, mut fits: impl FnMut(Look) -> Option<bool>) -> bool {
         let mut charged = self.generated.sum()[0];
         let mut ahead = self.holds.ahead();
-        let end = core::iter::once((self.now.after(WINDOW), [0]));
-        self.generated.departures().chain(end).map(move |(at, [leaving])| {
-            let look = (at, charged, ahead.by(at));
-            charged = charged.saturating_sub(leaving);
-            look
-        })
+        for (buckets, last, [leaving]) in self.generated.departing_seconds() {
+            let mut within = ahead.clone();
+            match fits(Look { at: last, charged, expected: ahead.by(last), exact: false }) {
+                None => return false,
+                Some(true) => charged = charged.saturating_sub(leaving),
+                Some(false) => {
+                    for (at, [tokens]) in self.generated.departures_of(buckets) {
+                        if fits(Look { at, charged, expected: within.by(at), exact: true }).is_none() {
+                            return false;
+                        }
+                        charged = charged.saturating_sub(tokens);
+                    }
+                }
+            }
+        }
+        let at = self.now.after(WINDOW);
+        fits(Look { at, charged, expected: ahead.by(at), exact: true }).is_some()
     }
 
     /// What a stream that has produced `produced` tokens is expected to produce from here on.
