@@ -39,7 +39,7 @@ const NEWS: u32 = 8;
 const FEWEST_STREAMS: u64 = 8;
 /// By how much, in thousandths, the expected output of all streams together may be off beyond what their number averages
 /// out: what answers are like moves faster than it is learnt.
-const DRIFT_PERMILLE: u64 = 50;
+const DRIFT_PERMILLE: u64 = 25;
 
 /// What requests are expected to do before anything is known, and how careful to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +121,8 @@ pub struct Figures {
 pub struct Sample {
     /// What it used.
     pub used: Tokens,
-    /// From admission to settlement; `None` where the settlement came late and so says nothing about pace.
-    pub duration: Option<Duration>,
+    /// Microseconds for a generated token; `None` where the settlement says nothing about it.
+    pub micros_per_token: Option<u64>,
 }
 
 const WHOLE_SHARE: u64 = 1 << 16;
@@ -144,13 +144,8 @@ impl Figures {
         self.samples = (self.samples + 1).min(MEMORY);
         let weight = u64::from(self.samples);
         self.mean = toward(self.mean, sample.used.generated << FRACTION, weight);
-        if let (Some(duration), 1..) = (sample.duration, sample.used.generated) {
-            let pace = micros_per_token(duration, sample.used.generated);
-            // Weighed by tokens: most of a short answer's duration is the wait for its first token.
-            let usual = self.generated_tokens().max(1);
-            let weight = weight.saturating_mul(usual) / sample.used.generated.min(usual);
-            self.micros_per_token =
-                if self.micros_per_token == 0 { pace } else { toward(self.micros_per_token, pace, weight) };
+        if let Some(pace) = sample.micros_per_token {
+            self.on_pace(pace);
         }
         let uncached = sample.used.uncached_prompt.min(sample.used.prompt);
         if let Some(share) = (uncached * WHOLE_SHARE).checked_div(sample.used.prompt) {
@@ -159,12 +154,21 @@ impl Figures {
         }
     }
 
+    /// Learns from what a stream has shown of its pace.
+    pub fn on_pace(&mut self, micros_per_token: u64) {
+        self.micros_per_token = if self.micros_per_token == 0 {
+            micros_per_token
+        } else {
+            toward(self.micros_per_token, micros_per_token, u64::from(MEMORY))
+        };
+    }
+
     /// These figures, mixed with `fallback` while they rest on few samples.
     #[must_use]
     pub fn or(&self, fallback: &Self) -> Self {
         let other = u64::from(FALLBACK_WEIGHT * TRUSTED.saturating_sub(self.samples) / TRUSTED);
         let own = u64::from(self.samples);
-        if other == 0 {
+        if other == 0 && self.micros_per_token > 0 {
             return *self;
         }
         let mix = |mine: u64, theirs: u64| {
@@ -196,10 +200,11 @@ impl Figures {
         if self.micros_per_token == 0 { 1 } else { self.micros_per_token }
     }
 
-    /// Whether these figures rest on enough samples to stand alone: [`Figures::or`] then ignores the fallback.
+    /// Whether these figures rest on enough samples to stand alone: [`Figures::or`] then ignores the fallback. Not while no
+    /// answer was long enough to show a pace.
     #[must_use]
     pub const fn is_trusted(&self) -> bool {
-        self.samples >= TRUSTED
+        self.samples >= TRUSTED && self.micros_per_token > 0
     }
 
     /// What the request asks of each window (contract C4): stated numbers where there are any, forecasts clamped to the
@@ -287,6 +292,18 @@ pub fn duration(tokens: u64, micros_per_token: u64) -> Duration {
 #[must_use]
 pub fn micros_per_token(duration: Duration, tokens: u64) -> u64 {
     (micros(duration) / tokens.max(1)).clamp(1, SLOWEST_MICROS_PER_TOKEN)
+}
+
+/// What `tokens` that came since the last report, `elapsed` ago, say about the usual pace. `first` is whether they are the
+/// stream's first: then the wait for the first token is in it, and a short answer is mostly that. Nor do a few tokens of
+/// reports that follow close say anything.
+#[must_use]
+pub fn pace_shown(elapsed: Duration, tokens: u64, first: bool) -> Option<u64> {
+    /// An answer that is long enough to show the pace, within a third, all in all.
+    const LONG: u64 = 64;
+    /// Tokens that show the pace, of a stream that runs.
+    const SOME: u64 = 8;
+    (tokens >= if first { LONG } else { SOME }).then(|| micros_per_token(elapsed, tokens))
 }
 
 /// Whether the *stated* numbers fit a window's bound (contract C11); forecasts are not stated.

@@ -54,12 +54,12 @@ const fn edge(bin: usize) -> u64 {
     if bin < 4 { bin } else { (4 + bin % 4) << (bin / 4 - 1) }
 }
 
-/// How far back a memory goes: it is halved once it rests on twice as many answers, or on twice as many tokens and at least
-/// [`Span::FEWEST`] answers.
+/// How far back a memory goes: when it is halved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
+    /// Once it rests on this many answers ...
     answers: u32,
-    /// In minutes' worth of the key's limit.
+    /// ... or on this many minutes' worth of the key's limit, and a few answers.
     minutes: u64,
 }
 
@@ -67,8 +67,8 @@ impl Span {
     /// What a sudden change of character is seen by.
     const SHORT: Self = Self { answers: 32, minutes: 1 };
     /// What rare long answers are remembered by.
-    const LONG: Self = Self { answers: 512, minutes: 20 };
-    const FEWEST: u32 = 8;
+    const LONG: Self = Self { answers: 1_024, minutes: 40 };
+    const FEW: u32 = 4;
 }
 
 /// Counts that forget. 336 bytes.
@@ -83,6 +83,20 @@ struct Memory {
 impl Memory {
     const EMPTY: Self = Self { reached: [0; BINS], ended: [0; BINS], answers: 0, tokens: 0 };
 
+    /// A live stream of a key with this limit has come from one length to another.
+    fn progress(&mut self, from: u64, to: u64, span: Span, limit_tpm: u64) {
+        let (first, last) = (bin_of(from), bin_of(to));
+        if first < last {
+            self.pass(first, last);
+        }
+        // By tokens as they come, not as answers end: ten long answers take a minute before one of them does.
+        self.tokens = self.tokens.saturating_add(to.saturating_sub(from));
+        if self.tokens >= limit_tpm.saturating_mul(span.minutes) && self.answers >= Span::FEW {
+            self.halve();
+            self.tokens = 0;
+        }
+    }
+
     /// A stream has gone through the bins from `from` to before `to`.
     fn pass(&mut self, from: usize, to: usize) {
         if self.reached[from..to].iter().any(|reached| *reached > u16::MAX - ONE) {
@@ -93,15 +107,14 @@ impl Memory {
         }
     }
 
-    /// A stream has ended in a bin.
-    fn end(&mut self, bin: usize, tokens: u64, span: Span, limit_tpm: u64) {
+    /// A stream has ended with so many tokens.
+    fn end(&mut self, tokens: u64, span: Span) {
+        let bin = bin_of(tokens);
         self.pass(bin, bin + 1);
         // At most what has reached it, so it fits.
         self.ended[bin] = self.ended[bin].saturating_add(ONE).min(self.reached[bin]);
         self.answers += 1;
-        self.tokens = self.tokens.saturating_add(tokens);
-        let full = self.tokens / 2 >= limit_tpm.saturating_mul(span.minutes) && self.answers >= Span::FEWEST;
-        if full || self.answers >= 2 * span.answers {
+        if self.answers >= span.answers {
             self.halve();
         }
     }
@@ -111,12 +124,10 @@ impl Memory {
             *count /= 2;
         }
         self.answers /= 2;
-        self.tokens /= 2;
     }
 
-    /// The hazard of a bin, of 2^16; the prior counts for `weight` answers.
+    /// The hazard of a bin, of 2^16; the prior counts for `weight` / [`ONE`] answers.
     fn hazard(&self, bin: usize, prior: &Hazards, weight: u64) -> u64 {
-        let weight = weight * u64::from(ONE);
         let (reached, ended) = (u64::from(self.reached[bin]), u64::from(self.ended[bin]));
         (ended * WHOLE + u64::from(prior[bin]) * weight) / (reached + weight)
     }
@@ -136,27 +147,24 @@ impl Default for Lengths {
 }
 
 impl Lengths {
-    /// A live stream has come from `from` to `to` tokens. O(1) where reports are frequent.
-    pub fn on_progress(&mut self, from: u64, to: u64) {
-        let (from, to) = (bin_of(from), bin_of(to));
-        if from < to {
-            self.short.pass(from, to);
-            self.long.pass(from, to);
-        }
+    /// A live stream of a key with this limit has come from `from` to `to` tokens. O(1) where reports are frequent.
+    pub fn on_progress(&mut self, from: u64, to: u64, limit_tpm: u64) {
+        self.short.progress(from, to, Span::SHORT, limit_tpm);
+        self.long.progress(from, to, Span::LONG, limit_tpm);
     }
 
     /// A stream of a key with this limit has ended with `to` tokens, last known to have `from`.
     pub fn on_end(&mut self, from: u64, to: u64, limit_tpm: u64) {
-        self.on_progress(from, to);
-        self.short.end(bin_of(to), to, Span::SHORT, limit_tpm);
-        self.long.end(bin_of(to), to, Span::LONG, limit_tpm);
+        self.on_progress(from, to, limit_tpm);
+        self.short.end(to, Span::SHORT);
+        self.long.end(to, Span::LONG);
     }
 
     /// What these lengths say to those who know less: the prior of a new key.
     #[must_use]
     pub fn hazards(&self, prior: &Hazards) -> Hazards {
         /// What the prior's own prior counts for.
-        const WEIGHT: u64 = 4;
+        const WEIGHT: u64 = 4 * ONE as u64;
         core::array::from_fn(|bin| u16::try_from(self.long.hazard(bin, prior, WEIGHT)).unwrap_or(u16::MAX))
     }
 
@@ -173,8 +181,8 @@ impl Lengths {
 
 /// Follows a stream through the bins ahead. At most 80 steps; one that will soon end takes few.
 fn walk(memory: &Memory, prior: &Hazards, produced: u64, most: u64, micros_per_token: u64) -> Course {
-    /// What the prior counts for: one answer.
-    const WEIGHT: u64 = 1;
+    /// What the prior counts for: a quarter of an answer, so that it speaks only where little else does.
+    const WEIGHT: u64 = ONE as u64 / 4;
     let mut course = Course::default();
     let mut marks = MARKS.iter().map(|seconds| seconds * 1_000_000 / micros_per_token.max(1)).enumerate().peekable();
     let start = produced.min(LONGEST_ANSWER - 1);

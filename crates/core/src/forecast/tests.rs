@@ -20,7 +20,7 @@ fn learned(samples: u32, generated: u64) -> Figures {
     let mut figures = Figures::default();
     for _ in 0..samples {
         let used = Tokens::new(1_000, 250, generated);
-        figures.on_settled(&Sample { used, duration: Some(Duration::from_secs(10)) });
+        figures.on_settled(&Sample { used, micros_per_token: pace_shown(Duration::from_secs(10), generated, true) });
     }
     figures
 }
@@ -64,11 +64,13 @@ fn short_answers_do_not_slow_the_usual_pace() {
     for step in 0..512_u64 {
         // Half a second until the first token, then 40 a second; every other answer is a single token.
         let generated = if step % 2 == 0 { 1 } else { 400 };
-        let duration = Some(Duration::from_millis(500 + 25 * generated));
-        figures.on_settled(&Sample { used: Tokens::new(1, 1, generated), duration });
+        let micros_per_token = pace_shown(Duration::from_millis(500 + 25 * generated), generated, true);
+        figures.on_settled(&Sample { used: Tokens::new(1, 1, generated), micros_per_token });
     }
-    // An unweighted mean would be near 275,000.
-    assert!((26_000..35_000).contains(&figures.micros_per_token()), "{}", figures.micros_per_token());
+    assert!((26_000..27_000).contains(&figures.micros_per_token()), "{}", figures.micros_per_token());
+    // A running stream does not wait for its first token.
+    assert_eq!(pace_shown(Duration::from_secs(1), 40, false), Some(25_000));
+    assert_eq!(pace_shown(Duration::from_secs(1), 3, false), None);
 }
 
 #[test]
@@ -107,7 +109,7 @@ fn hostile_counts_saturate() {
     let mut figures = Figures::default();
     for generated in [0, crate::MAX_TOKENS, 0, crate::MAX_TOKENS] {
         let used = Tokens::new(crate::MAX_TOKENS, crate::MAX_TOKENS, generated);
-        figures.on_settled(&Sample { used, duration: Some(Duration::MAX) });
+        figures.on_settled(&Sample { used, micros_per_token: pace_shown(Duration::MAX, generated, true) });
     }
     let ask = figures.ask(&request(crate::MAX_TOKENS, None, None), &WIDE);
     assert!(ask.generated <= crate::MAX_TOKENS);

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 
 use super::{Forget, KeyState, Rules};
 use crate::decision::SettleOutcome;
-use crate::forecast::{self, Sample};
+use crate::forecast::{self, Sample, pace_shown};
 use crate::holds::Hold;
 use crate::reservation::{Ended, MEMORY, Number, Reservation, Ticket};
 use crate::time::Timestamp;
@@ -81,7 +81,11 @@ impl KeyState {
             let prompt = live.charged;
             let elapsed = self.now.since(live.reported_at);
             let pace = self.pace(generated_tokens, live.generated, elapsed, rules);
-            self.lengths.on_progress(live.generated, generated_tokens);
+            let limit = self.limits(rules).generated;
+            self.lengths.on_progress(live.generated, generated_tokens, limit);
+            if let Some(shown) = pace_shown(elapsed, generated_tokens - live.generated, live.generated == 0) {
+                self.figures.on_pace(shown);
+            }
             let tokens = self.book(&mut live, prompt, generated_tokens);
             live.expires_at = self.now.after(live.ttl);
             self.revise(&mut live, pace, rules);
@@ -120,6 +124,7 @@ impl KeyState {
         let (prompt, clamped) = final_prompt(counts, ticket);
         let generated = counts.generated_tokens.unwrap_or(reservation.generated);
         let known = reservation.generated;
+        let elapsed = self.now.since(reservation.reported_at);
         let tokens = self.book(&mut reservation, prompt, generated);
         // A record is needed only where neither the issued numbers nor the time in the id will tell.
         let outlived = self.now > ticket.admitted_at.after(ticket.ttl);
@@ -129,8 +134,8 @@ impl KeyState {
         // Clamped as every ask is: one absurd count must not move the forecast of a whole model.
         let generated = reservation.generated.min(self.limits(rules).generated);
         let used = Tokens::new(prompt[0], prompt[1], generated);
-        let duration = self.now.since(reservation.admitted_at);
-        let sample = Sample { used, duration: (outcome == SettleOutcome::Applied).then_some(duration) };
+        let pace = pace_shown(elapsed, generated.saturating_sub(known), known == 0);
+        let sample = Sample { used, micros_per_token: pace.filter(|_| outcome == SettleOutcome::Applied) };
         self.figures.on_settled(&sample);
         self.lengths.on_end(known.min(generated), generated, self.limits(rules).generated);
         Ok(Booked { outcome, clamped, tokens, sample: Some(sample) })

@@ -102,7 +102,7 @@ fn a_stream_that_still_runs_teaches_before_it_settles() {
     let (mut settled, mut live) = (Lengths::default(), Lengths::default());
     for step in 0..100 {
         if step % 10 == 0 {
-            live.on_progress(0, 2_000);
+            live.on_progress(0, 2_000, u64::MAX);
         } else {
             settled.on_end(0, 50, u64::MAX);
             live.on_end(0, 50, u64::MAX);
@@ -141,7 +141,7 @@ proptest! {
     ) {
         let mut known = Lengths::default();
         for (one, other) in seen {
-            known.on_progress(0, one.min(other));
+            known.on_progress(0, one.min(other), limit);
             known.on_end(one.min(other), one.max(other), limit);
         }
         let course = known.course(&hazards_of_mean(mean), produced, most, pace);
