@@ -25,6 +25,25 @@ pub struct Charges<const N: usize> {
     sum: [u64; N],
 }
 
+/// Sub-buckets in a group.
+const GROUP: usize = 16;
+
+/// Most groups.
+pub const MOST_GROUPS: usize = 31;
+
+/// Sub-buckets that leave one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group<const N: usize> {
+    /// Which; for [`Charges::departures_of`].
+    pub which: Range<usize>,
+    /// When the last of them leaves.
+    pub last: Timestamp,
+    /// Tokens that leave with all of them.
+    pub tokens: [u64; N],
+    /// Tokens that leave with the last.
+    pub last_tokens: [u64; N],
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bucket<const N: usize> {
     /// Its newest charge.
@@ -103,25 +122,22 @@ impl<const N: usize> Charges<N> {
         self.buckets.iter().map(|bucket| (bucket.leaves_at(), bucket.tokens))
     }
 
-    /// The sub-buckets that leave within each second, in the order in which they leave: which, when the last of them does, and
-    /// the tokens that leave with them.
-    pub fn departing_seconds(&self) -> impl Iterator<Item = (Range<usize>, Timestamp, [u64; N])> + '_ {
-        let mut next = 0;
-        core::iter::from_fn(move || {
-            let first = next;
-            let second = self.buckets.get(first)?.leaves_at().as_seconds();
-            let mut leaving = [0; N];
-            let mut last = Timestamp::ZERO;
-            while let Some(bucket) = self.buckets.get(next).filter(|bucket| bucket.leaves_at().as_seconds() == second) {
-                last = bucket.leaves_at();
-                add(&mut leaving, bucket.tokens);
-                next += 1;
+    /// The sub-buckets in the order in which they leave, some at a time.
+    pub fn departing_groups(&self) -> impl Iterator<Item = Group<N>> + '_ {
+        let starts = (0..self.buckets.len()).step_by(GROUP);
+        starts.map(|start| {
+            let which = start..self.buckets.len().min(start + GROUP);
+            let mut group = Group { which: which.clone(), last: Timestamp::ZERO, tokens: [0; N], last_tokens: [0; N] };
+            for bucket in self.buckets.range(which) {
+                add(&mut group.tokens, bucket.tokens);
+                group.last_tokens = bucket.tokens;
             }
-            Some((first..next, last, leaving))
+            group.last = self.buckets.get(group.which.end - 1).map_or(Timestamp::ZERO, Bucket::leaves_at);
+            group
         })
     }
 
-    /// Some of the sub-buckets, as [`Charges::departures`].
+    /// The sub-buckets of a group, as [`Charges::departures`].
     pub fn departures_of(&self, which: Range<usize>) -> impl Iterator<Item = (Timestamp, [u64; N])> + '_ {
         self.buckets.range(which).map(|bucket| (bucket.leaves_at(), bucket.tokens))
     }

@@ -67,8 +67,14 @@ impl ForecastDefaults {
     #[must_use]
     pub fn margin(&self, tokens: u64, variance: u64) -> u64 {
         let squared = self.margin_squared(tokens, variance);
-        let root = squared.isqrt();
-        u64::try_from(root + u128::from(root * root < squared)).unwrap_or(u64::MAX)
+        match u64::try_from(squared) {
+            // Nearly always, and much cheaper.
+            Ok(squared) => squared.isqrt() + u64::from(squared.isqrt().pow(2) < squared),
+            Err(_) => {
+                let root = squared.isqrt();
+                u64::try_from(root + u128::from(root * root < squared)).unwrap_or(u64::MAX)
+            }
+        }
     }
 
     /// Whether `sum` and the margin of these streams are at most `most`; much cheaper than the margin itself.

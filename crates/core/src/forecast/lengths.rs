@@ -172,47 +172,53 @@ impl Lengths {
     /// most `most` tokens.
     #[must_use]
     pub fn course(&self, prior: &Hazards, produced: u64, most: u64, micros_per_token: u64) -> Course {
-        let mut course = walk(&self.short, prior, produced, most, micros_per_token);
-        course = course.careful(&walk(&self.long, prior, produced, most, micros_per_token));
+        // Tokens until each mark, at this pace.
+        let marks = MARKS.map(|seconds| seconds * 1_000_000 / micros_per_token.max(1));
+        let mut course = walk(&self.short, prior, produced, most, &marks);
+        course = course.careful(&walk(&self.long, prior, produced, most, &marks));
         course.reach = (60_000_000 / micros_per_token.max(1)).min(most);
         course
     }
 }
 
 /// Follows a stream through the bins ahead. At most 80 steps; one that will soon end takes few.
-fn walk(memory: &Memory, prior: &Hazards, produced: u64, most: u64, micros_per_token: u64) -> Course {
+fn walk(memory: &Memory, prior: &Hazards, produced: u64, most: u64, marks: &[u64; MARKS.len()]) -> Course {
     /// What the prior counts for: a quarter of an answer, so that it speaks only where little else does.
     const WEIGHT: u64 = ONE as u64 / 4;
     let mut course = Course::default();
-    let mut marks = MARKS.iter().map(|seconds| seconds * 1_000_000 / micros_per_token.max(1)).enumerate().peekable();
     let start = produced.min(LONGEST_ANSWER - 1);
-    let end = start.saturating_add(most).min(LONGEST_ANSWER);
+    // In tokens from `start` on.
+    let end = most.min(LONGEST_ANSWER - start);
     // Of all streams that came as far, those that go on; what they produce, and its square, summed over them with 16 digits.
     // The square is at most 2^16 * 2^42.
     let (mut alive, mut mean, mut square) = (WHOLE, 0_u64, 0_u64);
-    let mut from = start;
+    let (mut from, mut mark) = (0, 0);
     let mut bin = bin_of(start);
+    // Streams end evenly within a bin: of those that came to `start`, the share that ends before the next.
+    let (lower, upper) = (edge(bin), edge(bin + 1));
+    let first = memory.hazard(bin, prior, WEIGHT);
+    let survived = WHOLE - first * (start - lower) / (upper - lower);
+    let mut hazard = (first * (upper - start) / (upper - lower) * WHOLE / survived.max(1)).min(WHOLE);
     while from < end && alive > NEGLIGIBLE {
-        let (lower, upper) = (edge(bin), edge(bin + 1));
-        let whole = memory.hazard(bin, prior, WEIGHT);
-        // Streams end evenly within a bin: of those that came to `from`, the share that ends before `upper`.
-        let survived = WHOLE - whole * (from - lower) / (upper - lower);
-        let hazard = (whole * (upper - from) / (upper - lower) * WHOLE / survived.max(1)).min(WHOLE);
+        let to = (edge(bin + 1) - start).min(end);
         // On average over the bin.
         let running = alive - alive * hazard / WHOLE / 2;
-        let upper = upper.min(end);
-        let moment = |tokens: u64| running * tokens * (2 * (from - start) + tokens);
-        while let Some((mark, at)) = marks.next_if(|(_, at)| start + at <= upper) {
-            let tokens = (start + at).saturating_sub(from);
+        let moment = |tokens: u64| running * tokens * (2 * from + tokens);
+        while mark < marks.len() && marks[mark] <= to {
+            let tokens = marks[mark].saturating_sub(from);
             course.set(mark, mean + running * tokens, square + moment(tokens));
+            mark += 1;
         }
-        mean += running * (upper - from);
-        square += moment(upper - from);
+        mean += running * (to - from);
+        square += moment(to - from);
         alive -= alive * hazard / WHOLE;
-        from = upper;
+        from = to;
         bin += 1;
+        if bin < BINS {
+            hazard = memory.hazard(bin, prior, WEIGHT);
+        }
     }
-    for (mark, _) in marks {
+    for mark in mark..marks.len() {
         course.set(mark, mean, square);
     }
     course.total = mean >> Course::DIGITS;

@@ -78,8 +78,8 @@ fn the_margin_is_sigmas_of_the_sum_and_drift_beside_it() {
     let defaults = ForecastDefaults::default();
     assert_eq!(defaults.margin(0, 0), 0);
     assert_eq!(defaults.margin(0, 10_000), 233);
-    // 5 % of 2,000 is as much as the deviation.
-    assert_eq!(defaults.margin(2_000, 10_000), 329);
+    // 2.5 % of 4,000 is as much as the deviation.
+    assert_eq!(defaults.margin(4_000, 10_000), 329);
     assert!(defaults.margin(1 << 50, u64::MAX) > 1 << 46);
 }
 

@@ -2,12 +2,13 @@
 //! by then, and the safety margin of that sum (contract C1, C4), at every instant of the coming minute.
 //!
 //! Between two departures nothing leaves and expected output only grows, so the fullest instant is just before a departure or
-//! at the end of the minute. Whole seconds are looked at first, as if all that leaves within one left at its end: 61 looks,
-//! whatever the number of streams, and more only within seconds that are too full by that.
+//! at the end of the minute. Groups of sub-buckets are looked at first, as if all left with the last of them: 32 looks, whatever
+//! the number of streams, and more only within groups that are too full by that.
 
 use core::time::Duration;
 
 use super::{KeyState, Rules};
+use crate::charges::{Group, MOST_GROUPS};
 use crate::forecast::{Course, Figures, ForecastDefaults};
 use crate::holds::Expected;
 use crate::time::Timestamp;
@@ -22,16 +23,31 @@ pub(super) struct GeneratedAsk {
     pub(super) reach: u64,
 }
 
-/// An instant just before a departure, or the end of the coming minute.
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    at: Timestamp,
-    /// What is charged and has not left.
-    charged: u64,
-    /// What is expected to have been produced.
+/// The coming minute as it would be if nothing were admitted.
+pub(super) struct Minute {
+    /// Of each group of sub-buckets of the generated window, and of the end of the minute.
+    stretches: [Stretch; MOST_GROUPS + 1],
+    count: usize,
+}
+
+/// A stretch of the coming minute, up to a departure or to the end of the minute.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stretch {
+    end: Timestamp,
+    /// What is charged at its beginning, and just before its end.
+    first_charged: u64,
+    last_charged: u64,
+    /// What is expected to have been produced by its end.
     expected: Expected,
-    /// Whether this is that instant, or the end of a second with the charges of its beginning.
-    exact: bool,
+    /// Sub-buckets that leave within it.
+    start: usize,
+    buckets: usize,
+}
+
+impl Minute {
+    fn stretches(&self) -> &[Stretch] {
+        &self.stretches[..self.count]
+    }
 }
 
 impl KeyState {
@@ -45,25 +61,37 @@ impl KeyState {
             forecast.fits(sum, expected.tokens, expected.variance, limit_tpm)
         };
         // The plain sum, a fast path to ALLOW: everything charged now and everything expected ever.
-        fits(self.generated.sum()[0], self.holds.in_the_end())
-            || self.look_ahead(|look| match look {
-                Look { exact: true, .. } if !fits(look.charged, look.expected) => None,
-                _ => Some(fits(look.charged, look.expected)),
-            })
+        if fits(self.generated.sum()[0], self.holds.in_the_end()) {
+            return true;
+        }
+        let minute = self.minute();
+        minute.stretches().iter().all(|stretch| {
+            fits(stretch.first_charged, stretch.expected)
+                || fits(stretch.last_charged, stretch.expected)
+                    && self.within(stretch).all(|(_, charged, expected)| fits(charged, expected))
+        })
     }
 
     /// The largest ask that fits; `None` where not even nothing does.
     pub(super) fn generated_room(&self, limit_tpm: u64, forecast: &ForecastDefaults) -> Option<u64> {
         let mut peak = self.generated.sum()[0];
         if !self.holds.is_empty() {
-            self.look_ahead(|Look { charged, expected, exact, .. }| {
+            let raised = |peak: u64, charged: u64, expected: Expected| {
                 let sum = charged.saturating_add(expected.tokens);
                 let fits = forecast.fits(sum, expected.tokens, expected.variance, peak);
-                if exact && !fits {
-                    peak = sum.saturating_add(forecast.margin(expected.tokens, expected.variance));
+                (!fits).then(|| sum.saturating_add(forecast.margin(expected.tokens, expected.variance)))
+            };
+            let minute = self.minute();
+            for stretch in minute.stretches() {
+                peak = raised(peak, stretch.last_charged, stretch.expected).unwrap_or(peak);
+            }
+            for stretch in minute.stretches() {
+                if raised(peak, stretch.first_charged, stretch.expected).is_some() {
+                    for (_, charged, expected) in self.within(stretch) {
+                        peak = raised(peak, charged, expected).unwrap_or(peak);
+                    }
                 }
-                Some(fits)
-            });
+            }
         }
         let room = limit_tpm.checked_sub(peak)?;
         let reach = forecast.most_reach(limit_tpm).saturating_sub(self.holds.reach());
@@ -82,41 +110,57 @@ impl KeyState {
         let latest = self.now.after(WINDOW);
         let most = forecast.most_reach(limit_tpm).saturating_sub(ask.reach);
         let unguarded = if ask.tokens > 0 { self.holds.reach_at_most_from(most) } else { Some(from) };
-        let mut fit = from.max(unguarded.unwrap_or(latest));
-        self.look_ahead(|Look { at, charged, expected, exact }| {
+        let fit = from.max(unguarded.unwrap_or(latest));
+        let fits = |charged: u64, expected: Expected| {
             let sum = charged.saturating_add(expected.tokens).saturating_add(ask.tokens);
-            let fits = forecast.fits(sum, expected.tokens, expected.variance, limit_tpm);
-            if exact && !fits {
-                // Not before this departure.
-                fit = fit.max(at);
+            forecast.fits(sum, expected.tokens, expected.variance, limit_tpm)
+        };
+        // It does not fit before the last departure just before which it does not.
+        let minute = self.minute();
+        let full = minute.stretches().iter().rev().find_map(|stretch| {
+            if !fits(stretch.last_charged, stretch.expected) {
+                return Some(stretch.end);
             }
-            Some(fits)
+            if fits(stretch.first_charged, stretch.expected) {
+                return None;
+            }
+            let full = self.within(stretch).filter(|&(_, charged, expected)| !fits(charged, expected));
+            full.last().map(|(at, ..)| at)
         });
-        fit.min(latest)
+        fit.max(full.unwrap_or(fit)).min(latest)
     }
 
-    /// Looks at the coming minute. `fits` says whether what it is shown is not too full, or `None` to look no further; it is
-    /// shown a second as a whole, and where that does not fit, each instant within it. Whether it never said `None`.
-    fn look_ahead(&self, mut fits: impl FnMut(Look) -> Option<bool>) -> bool {
+    fn minute(&self) -> Minute {
+        let mut minute = Minute { stretches: [Stretch::default(); MOST_GROUPS + 1], count: 0 };
         let mut charged = self.generated.sum()[0];
         let mut ahead = self.holds.ahead();
-        for (buckets, last, [leaving]) in self.generated.departing_seconds() {
-            let mut within = ahead.clone();
-            match fits(Look { at: last, charged, expected: ahead.by(last), exact: false }) {
-                None => return false,
-                Some(true) => charged = charged.saturating_sub(leaving),
-                Some(false) => {
-                    for (at, [tokens]) in self.generated.departures_of(buckets) {
-                        if fits(Look { at, charged, expected: within.by(at), exact: true }).is_none() {
-                            return false;
-                        }
-                        charged = charged.saturating_sub(tokens);
-                    }
-                }
-            }
+        let end = Group { which: 0..0, last: self.now.after(WINDOW), tokens: [0], last_tokens: [0] };
+        let groups = self.generated.departing_groups().chain(core::iter::once(end));
+        for (stretch, group) in minute.stretches.iter_mut().zip(groups) {
+            let left = charged.saturating_sub(group.tokens[0]);
+            *stretch = Stretch {
+                end: group.last,
+                first_charged: charged,
+                last_charged: left.saturating_add(group.last_tokens[0]),
+                expected: ahead.by(group.last),
+                start: group.which.start,
+                buckets: group.which.len(),
+            };
+            charged = left;
+            minute.count += 1;
         }
-        let at = self.now.after(WINDOW);
-        fits(Look { at, charged, expected: ahead.by(at), exact: true }).is_some()
+        minute
+    }
+
+    /// Each instant just before a departure within a stretch: what is charged then, and what is expected to have been produced.
+    fn within(&self, stretch: &Stretch) -> impl Iterator<Item = (Timestamp, u64, Expected)> + '_ {
+        let mut charged = stretch.first_charged;
+        let mut ahead = self.holds.ahead();
+        self.generated.departures_of(stretch.start..stretch.start + stretch.buckets).map(move |(at, [leaving])| {
+            let look = (at, charged, ahead.by(at));
+            charged = charged.saturating_sub(leaving);
+            look
+        })
     }
 
     /// What a stream that has produced `produced` tokens is expected to produce from here on.
