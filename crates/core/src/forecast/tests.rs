@@ -80,7 +80,7 @@ fn the_margin_is_sigmas_of_the_sum_and_drift_beside_it() {
     assert_eq!(defaults.margin(0, 10_000), 233);
     // 2.5 % of 4,000 is as much as the deviation.
     assert_eq!(defaults.margin(4_000, 10_000), 329);
-    assert!(defaults.margin(1 << 50, u64::MAX) > 1 << 46);
+    assert!(defaults.margin(1 << 50, u64::MAX) > 1 << 45);
 }
 
 #[test]
