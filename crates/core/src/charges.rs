@@ -74,6 +74,10 @@ impl<const N: usize> Charges<N> {
             subtract(&mut self.sum, oldest.tokens);
             self.buckets.pop_front();
         }
+        if self.buckets.is_empty() {
+            // An idle key keeps no room for what it may charge one day.
+            self.buckets = VecDeque::new();
+        }
     }
 
     /// Tokens in the window, per window; saturates.
@@ -91,7 +95,10 @@ impl<const N: usize> Charges<N> {
     /// Charges `tokens` at `at`, which may lie in the past but not before the window.
     pub fn charge(&mut self, at: Timestamp, tokens: [u64; N]) {
         let number = number_at(at);
-        let after = self.buckets.iter().rposition(|bucket| bucket.number() <= number);
+        // The sub-bucket at or before it; nearly always the newest.
+        let newest = self.buckets.back().is_none_or(|newest| newest.number() <= number);
+        let count = if newest { self.buckets.len() } else { self.buckets.partition_point(|b| b.number() <= number) };
+        let after = count.checked_sub(1);
         match after.and_then(|index| self.buckets.get_mut(index)).filter(|bucket| bucket.number() == number) {
             Some(bucket) => {
                 bucket.newest = bucket.newest.max(at);
@@ -176,7 +183,7 @@ impl Charges<1> {
     /// Charges `tokens` that were produced evenly between `from` and `to` (contract C3): each sub-bucket gets what was complete
     /// by its end, the newest one the remainder. What falls more than 60 s before `to` is not counted.
     ///
-    /// O(480), however long the span.
+    /// O(480 log 480) where the window is empty or the output newer than what is in it, however long the span.
     pub fn spread(&mut self, from: Timestamp, to: Timestamp, tokens: u64) {
         if tokens == 0 {
             return;

@@ -300,16 +300,20 @@ pub fn micros_per_token(duration: Duration, tokens: u64) -> u64 {
     (micros(duration) / tokens.max(1)).clamp(1, SLOWEST_MICROS_PER_TOKEN)
 }
 
+/// Reports closer than this say nothing about a pace: they may have waited for each other.
+pub const CLOSE: Duration = Duration::from_millis(500);
+
 /// What `tokens` that came since the last report, `elapsed` ago, say about the usual pace. `first` is whether they are the
-/// stream's first: then the wait for the first token is in it, and a short answer is mostly that. Nor do a few tokens of
-/// reports that follow close say anything.
+/// stream's first: then the wait for the first token is in it, and a short answer is mostly that. Nor do a few tokens say
+/// anything, or a report that follows close.
 #[must_use]
 pub fn pace_shown(elapsed: Duration, tokens: u64, first: bool) -> Option<u64> {
     /// An answer that is long enough to show the pace, within a third, all in all.
     const LONG: u64 = 64;
     /// Tokens that show the pace, of a stream that runs.
     const SOME: u64 = 8;
-    (tokens >= if first { LONG } else { SOME }).then(|| micros_per_token(elapsed, tokens))
+    let enough = tokens >= if first { LONG } else { SOME };
+    (enough && elapsed >= CLOSE).then(|| micros_per_token(elapsed, tokens))
 }
 
 /// Whether the *stated* numbers fit a window's bound (contract C11); forecasts are not stated.

@@ -57,8 +57,9 @@ impl Line {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hold {
     tokens: u64,
-    /// What the stream could produce within a minute.
+    /// What the stream could produce within a minute, and at most.
     reach: u64,
+    most: u64,
     /// Slopes up to each mark.
     slopes: [Line; MARKS.len()],
     /// The last report.
@@ -93,11 +94,12 @@ impl Hold {
             let seconds = i64::try_from(MARKS[mark] - at).unwrap_or(1);
             *slope = Line {
                 produced: (level.produced - from.produced) / seconds,
-                variance: (level.variance - from.variance) / seconds,
+                // Rounded up, as everything that makes the margin.
+                variance: (level.variance - from.variance + seconds - 1) / seconds,
             };
             (from, at) = (level, MARKS[mark]);
         }
-        Self { tokens: course.total, reach: course.reach, slopes, since: now, end, gone }
+        Self { tokens: course.total, reach: course.reach, most: course.most, slopes, since: now, end, gone }
     }
 
     /// Tokens held at the start.
@@ -148,7 +150,11 @@ impl Hold {
     fn fade(&self) -> Fade {
         let seconds = i128::from(self.gone - self.end);
         // Rounded up, so that half a fading leaves half and not a token more.
-        Fade { held: (self.held() + seconds - 1) / seconds, produced: i128::from(self.top().produced) / seconds }
+        Fade {
+            held: (self.held() + seconds - 1) / seconds,
+            produced: i128::from(self.top().produced) / seconds,
+            reach: i128::from(self.reach) / seconds,
+        }
     }
 
     fn held(&self) -> i128 {
@@ -156,21 +162,23 @@ impl Hold {
     }
 }
 
-/// What fading takes: of what is held, and of what the course has produced.
+/// What fading takes: of what is held, of what the course has produced, and of the reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fade {
     held: i128,
     produced: i128,
+    reach: i128,
 }
 
 impl Fade {
     fn add(&mut self, other: Self) {
         self.held += other.held;
         self.produced += other.produced;
+        self.reach += other.reach;
     }
 
     fn times(self, factor: i128) -> Self {
-        Self { held: self.held * factor, produced: self.produced * factor }
+        Self { held: self.held * factor, produced: self.produced * factor, reach: self.reach * factor }
     }
 }
 
@@ -183,13 +191,15 @@ struct FadeKnot {
     gone: Gone,
 }
 
-/// Of holds that are gone: how far their courses had come, what they held, what fading had taken of it, and their reach.
+/// Of holds that are gone: how far their courses had come, what they held, what fading had taken of it, their reach, and what they
+/// could produce at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Gone {
     top: Line,
     held: i128,
     faded: Fade,
     reach: u64,
+    most: u64,
 }
 
 /// All holds of a key. Adding, revising and dropping one costs O(log of the holds), reading O(60), whatever their number.
@@ -207,8 +217,9 @@ pub struct Holds {
     held: i128,
     faded: Fade,
     fade_slope: Fade,
-    /// What all streams could produce within a minute.
+    /// What all streams could produce within a minute, and at most; as they came.
     reach: u64,
+    most: u64,
     fades: BTreeMap<u64, FadeKnot>,
 }
 
@@ -231,7 +242,8 @@ impl Holds {
             self.top.add(knot.gone.top.times(-1));
             self.held -= knot.gone.held;
             self.faded.add(knot.gone.faded.times(-1));
-            self.reach -= knot.gone.reach;
+            self.reach = self.reach.wrapping_sub(knot.gone.reach);
+            self.most = self.most.wrapping_sub(knot.gone.most);
         }
         self.faded.add(self.fade_slope.times(i128::from(to.saturating_sub(at))));
         self.follow(at, to);
@@ -284,10 +296,12 @@ impl Holds {
         let (fade, top) = (hold.fade(), hold.top());
         let wide = i128::from(sign);
         // Wraps where a hold is taken back, to exactly what it was.
-        let reach = if sign < 0 { hold.reach.wrapping_neg() } else { hold.reach };
+        let signed = |tokens: u64| if sign < 0 { tokens.wrapping_neg() } else { tokens };
+        let (reach, most) = (signed(hold.reach), signed(hold.most));
         self.top.add(top.times(sign));
         self.held += hold.held() * wide;
         self.reach = self.reach.wrapping_add(reach);
+        self.most = self.most.wrapping_add(most);
         if hold.end > now {
             self.fade_knot(hold.end, |knot| {
                 knot.slope.add(fade.times(wide));
@@ -303,6 +317,7 @@ impl Holds {
             knot.gone.held += hold.held() * wide;
             knot.gone.faded.add(fade.times(wide * i128::from(hold.gone - hold.end)));
             knot.gone.reach = knot.gone.reach.wrapping_add(reach);
+            knot.gone.most = knot.gone.most.wrapping_add(most);
         });
     }
 
@@ -327,21 +342,33 @@ impl Holds {
         u64::try_from((held + (1 << TOKEN_DIGITS) - 1) >> TOKEN_DIGITS).unwrap_or(if held < 0 { 0 } else { u64::MAX })
     }
 
-    /// What all streams could produce within a minute if none ended, in tokens.
+    /// What all streams could produce within a minute if none ended, in tokens; of silent ones less and less.
     #[must_use]
-    pub const fn reach(&self) -> u64 {
-        self.reach
+    pub fn reach(&self) -> u64 {
+        u64::try_from(i128::from(self.reach) - self.faded.reach).unwrap_or(0)
     }
 
-    /// When [`Holds::reach`] will be at most `most`, if every stream ends when it is expected to; `None`: not then either.
+    /// What all streams can produce at most, in tokens, by what their requests declared.
+    #[must_use]
+    pub const fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// When [`Holds::reach`] will be at most `most`, if every stream ends when it is expected to, and those that should have
+    /// ended when they are believed no longer; `None`: not then either.
     #[must_use]
     pub fn reach_at_most_from(&self, most: u64) -> Option<Timestamp> {
-        let mut reach = self.reach;
-        let ends = self.fades.iter().map(|(second, knot)| (*second, knot.ending));
-        let mut falls = core::iter::once((self.now.as_seconds(), 0)).chain(ends);
-        falls.find_map(|(second, ending)| {
-            reach = reach.saturating_sub(ending);
-            (reach <= most).then(|| Timestamp::from_seconds(second).max(self.now))
+        let mut reach = self.reach();
+        let ending: u64 = self.fades.values().map(|knot| knot.ending).sum();
+        let mut overdue = self.reach.saturating_sub(ending);
+        if reach <= most {
+            return Some(self.now);
+        }
+        self.fades.iter().find_map(|(second, knot)| {
+            let believed_no_longer = knot.gone.reach.min(overdue);
+            overdue -= believed_no_longer;
+            reach = reach.saturating_sub(knot.ending.saturating_add(believed_no_longer));
+            (reach <= most).then(|| Timestamp::from_seconds(*second).max(self.now))
         })
     }
 

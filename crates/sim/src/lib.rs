@@ -3,7 +3,6 @@
 //! No async, no server, no clock: a day of traffic is a loop over arrivals.
 #![forbid(unsafe_code)]
 
-pub mod load;
 pub mod plot;
 pub mod policy;
 pub mod random;

@@ -131,54 +131,67 @@ impl Study<'_> {
     ) -> Report {
         let roomy = roomy_rules(workload);
         let jobs = self.jobs();
-        let outcomes = self.run_all(workload, &jobs, &roomy, threads, on_requests);
-        let find = |policy, roomy| {
-            let found = jobs.iter().position(|job| job.policy == policy && job.roomy == roomy);
-            found.and_then(|index| outcomes[index].as_ref())
-        };
-        let oracle = find(Policy::Oracle, false);
-        let fullest = oracle.map(|oracle| fullest_window(oracle, self.rules));
-        let policies = self.policies.iter().filter_map(|&policy| {
-            let outcome = find(policy, false)?;
-            let fixed = self.limits == Limits::Static;
-            let goodput =
-                oracle.zip(fullest).map(|(oracle, window)| share(filled(outcome, window), filled(oracle, window)));
-            let worst = |measure: &dyn Fn(Window) -> f64| Window::ALL.into_iter().map(measure).fold(0.0, f64::max);
-            let p99 = |window| worst_key(outcome, |key| key.truth[window].p99());
-            let max = |window| worst_key(outcome, |key| key.truth[window].max());
-            let first = |window| worst_key(outcome, |key| key.truth[window].first);
-            Some(PolicyReport {
-                policy: policy.name(),
-                requests: outcome.requests,
-                admitted: outcome.admitted,
-                denied: outcome.requests - outcome.admitted,
-                goodput,
-                overshoot_p99: fixed.then(|| worst(&p99)),
-                overshoot_max: fixed.then(|| worst(&max)),
-                overshoot_first: fixed.then(|| worst(&first)),
-                false_denials: find(policy, true)
-                    .map(|roomy| share(u128::from(roomy.requests - roomy.admitted), u128::from(roomy.requests))),
-                windows: Window::ALL
-                    .into_iter()
-                    .map(|window| {
-                        let course = busiest_course(outcome, window);
-                        WindowReport {
-                            window: window.name(),
-                            tokens_admitted: outcome.tokens[window],
-                            tokens_denied: outcome.tokens_denied[window],
-                            limit_first: course.first,
-                            limit_last: course.last,
-                            limit_peak: course.peak,
-                            overshoot_p99: fixed.then(|| p99(window)),
-                            overshoot_max: fixed.then(|| max(window)),
-                        }
-                    })
-                    .collect(),
-                outcome: outcome.clone(),
-            })
+        let mut outcomes = self.run_all(workload, &jobs, &roomy, threads, on_requests);
+        let place = |policy, roomy| jobs.iter().position(|job| job.policy == policy && job.roomy == roomy);
+        let oracle = place(Policy::Oracle, false).and_then(|index| outcomes[index].as_ref());
+        // The window that goodput is measured in, and how full the oracle keeps it.
+        let measure = oracle.map(|oracle| {
+            let window = fullest_window(oracle, self.rules);
+            (window, filled(oracle, window))
         });
+        let false_denials = |outcomes: &[Option<Outcome>], policy| {
+            let roomy = outcomes[place(policy, true)?].as_ref()?;
+            Some(share(u128::from(roomy.requests - roomy.admitted), u128::from(roomy.requests)))
+        };
+        let mut policies = Vec::new();
+        for &policy in self.policies {
+            let false_denials = false_denials(&outcomes, policy);
+            let Some(outcome) = place(policy, false).and_then(|index| outcomes[index].take()) else { continue };
+            let goodput = measure.map(|(window, oracle)| share(filled(&outcome, window), oracle));
+            policies.push(self.policy_report(policy, outcome, goodput, false_denials));
+        }
         let scale = scale_permille as f64 / 1_000.0;
-        Report { trace: trace.to_owned(), limits: self.limits, scale, policies: policies.collect() }
+        Report { trace: trace.to_owned(), limits: self.limits, scale, policies }
+    }
+
+    fn policy_report(
+        &self,
+        policy: Policy,
+        outcome: Outcome,
+        goodput: Option<f64>,
+        false_denials: Option<f64>,
+    ) -> PolicyReport {
+        let fixed = self.limits == Limits::Static;
+        let worst = |measure: &dyn Fn(Window) -> f64| Window::ALL.into_iter().map(measure).fold(0.0, f64::max);
+        let p99 = |window| worst_key(&outcome, |key| key.truth[window].p99());
+        let max = |window| worst_key(&outcome, |key| key.truth[window].max());
+        let first = |window| worst_key(&outcome, |key| key.truth[window].first);
+        let window_report = |window: Window| {
+            let course = busiest_course(&outcome, window);
+            WindowReport {
+                window: window.name(),
+                tokens_admitted: outcome.tokens[window],
+                tokens_denied: outcome.tokens_denied[window],
+                limit_first: course.first,
+                limit_last: course.last,
+                limit_peak: course.peak,
+                overshoot_p99: fixed.then(|| p99(window)),
+                overshoot_max: fixed.then(|| max(window)),
+            }
+        };
+        PolicyReport {
+            policy: policy.name(),
+            requests: outcome.requests,
+            admitted: outcome.admitted,
+            denied: outcome.requests - outcome.admitted,
+            goodput,
+            overshoot_p99: fixed.then(|| worst(&p99)),
+            overshoot_max: fixed.then(|| worst(&max)),
+            overshoot_first: fixed.then(|| worst(&first)),
+            false_denials,
+            windows: Window::ALL.into_iter().map(window_report).collect(),
+            outcome,
+        }
     }
 
     /// How many requests a report plays.
@@ -246,8 +259,8 @@ fn roomy_rules(workload: &Workload) -> Vec<KeyRules> {
     for request in &workload.requests {
         truths[request.key as usize].get_or_insert_with(|| Truth::new(request.at_ms, unlimited, false)).admit(request);
     }
-    let rules = truths.into_iter().map(|truth| {
-        let peaks = truth.map(|truth| truth.finish().0.map(|window| window.peak)).unwrap_or_default();
+    let rules = truths.into_iter().zip(workload.ends_ms()).map(|(truth, end_ms)| {
+        let peaks = truth.map(|truth| truth.finish(end_ms).0.map(|window| window.peak)).unwrap_or_default();
         KeyRules::fixed(&peaks.map(|peak| peak.saturating_mul(1_000).div_ceil(FULLEST_PERMILLE)))
     });
     rules.collect()

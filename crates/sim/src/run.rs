@@ -150,9 +150,11 @@ pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_reques
             add(&mut outcome.tokens_denied, tokens);
         }
     }
-    for (key, truth) in outcome.keys.iter_mut().zip(truths) {
+    let ends = workload.ends_ms();
+    for ((key, truth), end_ms) in outcome.keys.iter_mut().zip(truths).zip(ends) {
         if let Some(truth) = truth {
-            let (windows, held) = truth.finish();
+            // Until the last token has left its window.
+            let (windows, held) = truth.finish(end_ms.saturating_add(60_000));
             key.truth = windows;
             if let (Some(record), Some(held)) = (&mut key.record, held) {
                 record.held = held;
@@ -227,3 +229,6 @@ fn at(ms: u64) -> Timestamp {
 fn add(sum: &mut Tokens, tokens: Tokens) {
     *sum = PerWindow::from_fn(|window| sum[window].saturating_add(tokens[window]));
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,7 @@ pub struct WindowTruth {
     pub filled: u128,
     /// The most that the window ever held.
     pub peak: u64,
-    /// Seconds sampled, from the key's first request to its last token.
+    /// Seconds sampled, from the key's first request until a minute after its last, admitted or not, would end.
     pub seconds: u64,
     /// Seconds after the first 180.
     pub samples: u64,
@@ -102,11 +102,10 @@ impl Truth {
         }
     }
 
-    /// What was sampled, once everything that was admitted has been.
+    /// What was sampled up to `end_ms`, the same for every policy, whatever it admitted.
     #[must_use]
-    pub fn finish(mut self) -> (PerWindow<WindowTruth>, Option<Vec<Tokens>>) {
-        let end = self.front + self.seconds.len() as u64;
-        self.sample_until(end.max(self.next));
+    pub fn finish(mut self, end_ms: u64) -> (PerWindow<WindowTruth>, Option<Vec<Tokens>>) {
+        self.sample_until((end_ms.div_ceil(1_000) + 1).max(self.next));
         (self.windows, self.recorded)
     }
 
@@ -175,3 +174,6 @@ impl Truth {
 fn idle_after_first(next: u64, idle: u64, first: u64) -> u64 {
     (next + idle).saturating_sub(next.max(first + FIRST_SECONDS))
 }
+
+#[cfg(test)]
+mod tests;

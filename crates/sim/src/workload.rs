@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::random::SplitMix64;
-use crate::trace::{FIRST_TOKEN_MS, TraceError, TraceReader, TraceRow};
+use crate::trace::{FIRST_TOKEN_MS, TraceError, TraceReader};
 
 /// A copy of a request arrives up to this much later.
 const COPY_DELAY_MS: u64 = 10_000;
@@ -94,29 +94,21 @@ impl Workload {
     /// # Errors
     /// The first line of the trace that cannot be read.
     pub fn read(path: &Path, shape: &Shape) -> Result<Self, TraceError> {
-        Ok(Self::from_rows(TraceReader::open(path)?, shape.fold)?.scaled(shape))
+        Ok(Self::from_trace(TraceReader::open(path)?, shape.fold)?.scaled(shape))
     }
 
-    /// Takes in the rows of a trace as they are, but folded.
+    /// Takes in a trace as it is, but folded.
     ///
     /// # Errors
-    /// The first error among `rows`.
-    pub fn from_rows<E>(rows: impl Iterator<Item = Result<TraceRow, E>>, fold: Option<u32>) -> Result<Self, E> {
-        let mut workload = Self::default();
-        let mut indices = HashMap::new();
-        let mut account = String::new();
-        for row in rows {
+    /// The first line of the trace that cannot be read.
+    pub fn from_trace(mut rows: TraceReader, fold: Option<u32>) -> Result<Self, TraceError> {
+        let mut keys = Keys::default();
+        let mut requests = Vec::new();
+        while let Some(row) = rows.next_ref() {
             let row = row?;
-            account.clone_from(&row.account);
-            if let Some(accounts) = fold {
-                account = format!("fold-{}", crc32(&row.account) % accounts.max(1));
-            }
-            let name = KeyName { account: account.clone(), model: row.model.clone() };
-            let key = *indices.entry(name).or_insert_with_key(|name| {
-                workload.keys.push(name.clone());
-                u32::try_from(workload.keys.len() - 1).unwrap_or(u32::MAX)
-            });
-            workload.requests.push(Arrival {
+            let key = keys.index(row.account, row.model, fold);
+            let row = row.named(String::new(), String::new());
+            requests.push(Arrival {
                 at_ms: row.at_ms,
                 key,
                 prompt_tokens: row.prompt_tokens,
@@ -126,7 +118,7 @@ impl Workload {
                 max_generated_tokens: row.max_generated_tokens,
             });
         }
-        Ok(workload)
+        Ok(Self { keys: keys.names, requests })
     }
 
     /// Repeats or thins the requests as `shape` says.
@@ -158,10 +150,46 @@ impl Workload {
         Self { keys, requests }
     }
 
-    /// When the last token of the last request is there; 0 without requests.
+    /// When the last token of each key's last request is there; 0 without requests.
     #[must_use]
-    pub fn end_ms(&self) -> u64 {
-        self.requests.iter().map(Arrival::end_ms).max().unwrap_or(0)
+    pub fn ends_ms(&self) -> Vec<u64> {
+        let mut ends = vec![0; self.keys.len()];
+        for request in &self.requests {
+            let end = &mut ends[request.key as usize];
+            *end = request.end_ms().max(*end);
+        }
+        ends
+    }
+}
+
+/// The keys met so far.
+#[derive(Default)]
+struct Keys {
+    names: Vec<KeyName>,
+    indices: HashMap<KeyName, u32>,
+    /// By the names as the trace has them, account and model in one text: a row of a known key allocates nothing.
+    as_written: HashMap<String, u32>,
+    text: String,
+}
+
+impl Keys {
+    fn index(&mut self, account: &str, model: &str, fold: Option<u32>) -> u32 {
+        // Names have no control characters, so no other two names make the same text.
+        self.text.clear();
+        self.text.extend([account, "\0", model]);
+        if let Some(index) = self.as_written.get(&self.text) {
+            return *index;
+        }
+        let account =
+            fold.map_or_else(|| account.to_owned(), |accounts| format!("fold-{}", crc32(account) % accounts.max(1)));
+        let name = KeyName { account, model: model.to_owned() };
+        let names = &mut self.names;
+        let index = *self.indices.entry(name).or_insert_with_key(|name| {
+            names.push(name.clone());
+            u32::try_from(names.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.as_written.insert(self.text.clone(), index);
+        index
     }
 }
 
@@ -170,4 +198,65 @@ fn crc32(name: &str) -> u32 {
     let mut crc = flate2::Crc::new();
     crc.update(name.as_bytes());
     crc.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    fn workload(rows: &str, fold: Option<u32>) -> Workload {
+        let csv = format!("t_ms,account,model,prompt_tokens,cached_prompt_tokens,generated_tokens,duration_ms\n{rows}");
+        let rows = TraceReader::new(Path::new("t.csv"), Box::new(Cursor::new(csv.into_bytes()))).expect("header");
+        Workload::from_trace(rows, fold).expect("reads")
+    }
+
+    const ROWS: &str = "0,a,m,10,4,20,\n5,b,m,10,,7,900\n5,a,n,10,10,7,900\n9,a,m,1,,0,0\n";
+
+    #[test]
+    fn keys_are_accounts_and_models_in_the_order_of_their_first_request() {
+        let workload = workload(ROWS, None);
+        let keys: Vec<_> = workload.keys.iter().map(|key| (key.account.as_str(), key.model.as_str())).collect();
+        assert_eq!(keys, [("a", "m"), ("b", "m"), ("a", "n")]);
+        assert_eq!(workload.requests.iter().map(|request| request.key).collect::<Vec<_>>(), [0, 1, 2, 0]);
+        assert_eq!(
+            workload.requests.iter().map(|request| request.uncached_prompt_tokens).collect::<Vec<_>>(),
+            [6, 10, 0, 1]
+        );
+    }
+
+    #[test]
+    fn folding_leaves_so_many_accounts_and_every_model() {
+        // zlib: crc32("a") % 2 = 1, crc32("b") % 2 = 1.
+        let folded = workload(ROWS, Some(2));
+        assert_eq!(folded.keys.iter().map(|key| key.account.as_str()).collect::<Vec<_>>(), ["fold-1", "fold-1"]);
+        assert_eq!(workload(ROWS, Some(1)).keys.len(), 2);
+    }
+
+    #[test]
+    fn output_comes_evenly_from_the_first_token_to_the_last() {
+        let request = workload("1000,a,m,1,,100,2500\n", None).requests[0];
+        assert_eq!([999, 1_000, 1_500, 2_500, 3_499, 3_500].map(|at| request.generated_by(at)), [0, 0, 0, 50, 99, 100]);
+        let short = workload("0,a,m,1,,100,300\n", None).requests[0];
+        assert_eq!([299, 300].map(|at| short.generated_by(at)), [0, 100]);
+    }
+
+    #[test]
+    fn a_copy_comes_within_ten_seconds_with_the_counts_of_a_row_nearby() {
+        let rows: String = (1..=500).map(|row| format!("{},a,m,{row},,{row},\n", row * 1_000)).collect();
+        let single = workload(&rows, None);
+        let shape = Shape { scale_permille: 2_500, seed: 7, ..Shape::default() };
+        let scaled = single.clone().scaled(&shape);
+        assert!((1_150..1_350).contains(&scaled.requests.len()), "{}", scaled.requests.len());
+        assert!(scaled.requests.is_sorted_by_key(|request| request.at_ms));
+        assert!(scaled.requests.iter().all(|request| {
+            let row = request.prompt_tokens;
+            // A row at most 100 rows away, up to 10 s later.
+            let earliest = row.saturating_sub(100).max(1) * 1_000;
+            request.generated_tokens == row && (earliest..=(row + 100) * 1_000 + 10_000).contains(&request.at_ms)
+        }));
+        assert_eq!(scaled, single.clone().scaled(&shape));
+        assert_ne!(scaled, single.scaled(&Shape { seed: 8, ..shape }));
+    }
 }

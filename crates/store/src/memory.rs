@@ -17,6 +17,7 @@ use tidegate_core::decision::{Bound, SettleOutcome, WindowStatus};
 use tidegate_core::forecast::{ForecastDefaults, Model, Prior};
 use tidegate_core::key::{KeyRef, MAX_NAME_BYTES};
 use tidegate_core::policy::{Policy, PolicyWrite, WriteError};
+use tidegate_core::reservation::Reservation;
 use tidegate_core::state::SettleCounts;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens};
@@ -67,10 +68,12 @@ impl MemoryBounds {
     /// every reservation live, everything remembered.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        // Sub-buckets: 64 of 32 and of 24 bytes. Trees: nodes are at worst half empty.
+        // Sub-buckets: 512 of 24 and of 16 bytes; the knots of live streams. Trees: nodes are at worst half empty.
         let names = 3 * MAX_NAME_BYTES as u64;
-        let key = size_of::<Entry>() as u64 + 64 * (32 + 24) + names;
-        let (reservation, remembered) = (1_000, 400);
+        let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + names;
+        // A reservation in its tree, its two timers, and two knots of its fading; of one that ended, its last state.
+        let reservation = 2 * size_of::<Reservation>() as u64 + 700;
+        let remembered = size_of::<Reservation>() as u64 + 300;
         let sum = [(self.keys, key), (self.reservations, reservation), (self.remembered, remembered)];
         sum.into_iter().fold(0, |sum, (count, bytes)| sum.saturating_add(count.saturating_mul(bytes)))
     }

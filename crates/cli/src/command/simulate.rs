@@ -9,7 +9,6 @@ use clap::value_parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tidegate_core::forecast::ForecastDefaults;
 use tidegate_server::config::amount::parse_duration;
-use tidegate_sim::load::load;
 use tidegate_sim::plot::{KEYS_PLOTTED, Plots};
 use tidegate_sim::policy::Policy;
 use tidegate_sim::report::{Limits, Report, Study};
@@ -209,7 +208,7 @@ impl SimulateArgs {
         bar.enable_steady_tick(Duration::from_millis(200));
         let traces = self.traces.iter().map(|path| {
             bar.set_message(format!("reading {}", path.display()));
-            let workload = load(path, &self.shape()).map_err(|error| Failure::Usage(error.to_string()))?;
+            let workload = Workload::read(path, &self.shape()).map_err(|error| Failure::Usage(error.to_string()))?;
             if workload.requests.is_empty() {
                 let why = if self.scale < 1_000 { ", or --scale left none of them" } else { "" };
                 return Err(Failure::Usage(format!("{}: has no requests{why}", path.display())));

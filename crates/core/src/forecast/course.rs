@@ -10,6 +10,8 @@ pub struct Course {
     pub total: u64,
     /// Tokens within the coming minute if it does not end, by its pace and what it may produce at most.
     pub reach: u64,
+    /// Tokens that it can produce at most: what is left of its declared maximum, at most the limit.
+    pub most: u64,
     /// Tokens until each of [`MARKS`], with [`Course::DIGITS`]. Never falls from one mark to the next.
     pub produced: [u64; MARKS.len()],
     /// Variance of that, tokens squared. Never falls either.
@@ -33,7 +35,6 @@ impl Course {
     pub(super) fn careful(&self, other: &Self) -> Self {
         let mut careful = *self;
         careful.total = careful.total.max(other.total);
-        careful.reach = careful.reach.max(other.reach);
         for mark in 0..MARKS.len() {
             careful.produced[mark] = careful.produced[mark].max(other.produced[mark]);
             careful.variance[mark] = careful.variance[mark].max(other.variance[mark]);

@@ -177,6 +177,7 @@ impl Lengths {
         let mut course = walk(&self.short, prior, produced, most, &marks);
         course = course.careful(&walk(&self.long, prior, produced, most, &marks));
         course.reach = (60_000_000 / micros_per_token.max(1)).min(most);
+        course.most = most;
         course
     }
 }
@@ -221,7 +222,8 @@ fn walk(memory: &Memory, prior: &Hazards, produced: u64, most: u64, marks: &[u64
     for mark in mark..marks.len() {
         course.set(mark, mean, square);
     }
-    course.total = mean >> Course::DIGITS;
+    // Rounded up: a live stream that is expected to end at once is a live stream.
+    course.total = (mean.div_ceil(1 << Course::DIGITS)).max(1).min(most);
     course
 }
 

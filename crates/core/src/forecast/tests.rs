@@ -71,6 +71,7 @@ fn short_answers_do_not_slow_the_usual_pace() {
     // A running stream does not wait for its first token.
     assert_eq!(pace_shown(Duration::from_secs(1), 40, false), Some(25_000));
     assert_eq!(pace_shown(Duration::from_secs(1), 3, false), None);
+    assert_eq!(pace_shown(Duration::from_millis(1), 40, false), None, "two reports that were sent together");
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn seconds(n: u64) -> Duration {
 
 /// The course of a stream that produces `rate` tokens a second until it has produced `total`.
 fn steady(total: u64, rate: u64, variance: u64) -> Course {
-    let mut course = Course { total, reach: rate * 60, ..Course::default() };
+    let mut course = Course { total, reach: rate * 60, most: total, ..Course::default() };
     for (mark, seconds) in MARKS.into_iter().enumerate() {
         course.produced[mark] = (rate * seconds).min(total) << TOKEN_DIGITS;
         course.variance[mark] = variance * seconds / 60;
@@ -52,6 +52,7 @@ fn a_hold_is_produced_as_its_course_says() {
     assert_eq!(holds.ahead().by(at(30_000)).variance, 300);
     assert_eq!(holds.in_the_end(), Expected { tokens: 400, variance: 600 });
     assert_eq!((holds.held(), holds.reach()), (400, 6_000));
+    assert_eq!(holds.most(), 400);
 }
 
 #[test]
@@ -75,6 +76,7 @@ fn the_hold_of_a_silent_stream_fades_over_a_minute_or_twice_its_duration() {
         assert_eq!(holds.held(), 1_000);
         holds.advance(at(1_000 * (duration + fade / 2)));
         assert_eq!(holds.held(), 500);
+        assert!(holds.reach().abs_diff(30_000 / duration) <= 60, "{}", holds.reach());
         assert!((495..=505).contains(&holds.ahead().by(holds.now).tokens));
         holds.advance(at(1_000 * (duration + fade)));
         assert_eq!(holds.held(), 0);
@@ -110,6 +112,10 @@ fn reach_falls_when_streams_are_expected_to_end() {
     assert_eq!(holds.reach_at_most_from(1_200), Some(at(0)));
     assert_eq!(holds.reach_at_most_from(600), Some(at(5_000)));
     assert_eq!(holds.reach_at_most_from(599), Some(at(10_000)));
+    // One should have ended and has not been heard of: it fades to nothing at 65 s.
+    holds.advance(at(6_000));
+    assert_eq!(holds.reach_at_most_from(700), Some(at(10_000)));
+    assert_eq!(holds.reach_at_most_from(500), Some(at(65_000)));
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use super::{KeyState, Rules};
 use crate::charges::{Group, MOST_GROUPS};
-use crate::forecast::{Course, Figures, ForecastDefaults};
+use crate::forecast::{self, Course, Figures, ForecastDefaults};
 use crate::holds::Expected;
 use crate::time::Timestamp;
 use crate::window::WINDOW;
@@ -60,8 +60,10 @@ impl KeyState {
             let sum = charged.saturating_add(expected.tokens).saturating_add(ask.tokens);
             forecast.fits(sum, expected.tokens, expected.variance, limit_tpm)
         };
-        // The plain sum, a fast path to ALLOW: everything charged now and everything expected ever.
-        if fits(self.generated.sum()[0], self.holds.in_the_end()) {
+        // Fast paths to ALLOW: everything charged now and everything that may or that is expected to come, ever.
+        let charged = self.generated.sum()[0];
+        let ever = charged.saturating_add(self.holds.most()).saturating_add(ask.tokens);
+        if ever <= limit_tpm || fits(charged, self.holds.in_the_end()) {
             return true;
         }
         let minute = self.minute();
@@ -74,7 +76,8 @@ impl KeyState {
 
     /// The largest ask that fits; `None` where not even nothing does.
     pub(super) fn generated_room(&self, limit_tpm: u64, forecast: &ForecastDefaults) -> Option<u64> {
-        let mut peak = self.generated.sum()[0];
+        let charged = self.generated.sum()[0];
+        let mut peak = charged;
         if !self.holds.is_empty() {
             let raised = |peak: u64, charged: u64, expected: Expected| {
                 let sum = charged.saturating_add(expected.tokens);
@@ -93,7 +96,8 @@ impl KeyState {
                 }
             }
         }
-        let room = limit_tpm.checked_sub(peak)?;
+        // What declared maxima rule out needs no margin.
+        let room = limit_tpm.checked_sub(peak.min(charged.saturating_add(self.holds.most())))?;
         let reach = forecast.most_reach(limit_tpm).saturating_sub(self.holds.reach());
         Some(if reach >= forecast.most_reach_of_one(limit_tpm) { room } else { room.min(reach) })
     }
@@ -184,12 +188,14 @@ impl KeyState {
     }
 
     /// The pace, in microseconds for a token, that a report of `generated` tokens shows: since the report before, where there
-    /// is one. The first one cannot tell the wait for the first token from a slow pace, nor one that follows close the pace
-    /// from chance: the faster of that and the usual pace.
+    /// is one. The first one cannot tell the wait for the first token from a slow pace: the faster of that and the usual
+    /// pace. One that follows close shows nothing: the usual pace.
     pub(super) fn pace(&self, generated: u64, reported: u64, elapsed: Duration, rules: &Rules<'_>) -> u64 {
-        /// Reports closer than this follow close.
-        const CLOSE: Duration = Duration::from_millis(500);
-        let own = crate::forecast::micros_per_token(elapsed, generated.saturating_sub(reported));
-        if reported > 0 && elapsed >= CLOSE { own } else { own.min(self.expected_figures(rules).micros_per_token()) }
+        let usual = self.expected_figures(rules).micros_per_token();
+        if elapsed < forecast::CLOSE {
+            return usual;
+        }
+        let own = forecast::micros_per_token(elapsed, generated.saturating_sub(reported));
+        if reported > 0 { own } else { own.min(usual) }
     }
 }

@@ -60,7 +60,7 @@ impl KeyState {
             return Ok(self.deny(denial, wait, ask, windows, rules));
         }
         let mut course = self.course(0, request.max_generated_tokens, figures.micros_per_token(), rules);
-        // What is asked for is held, to the token; the course says how it comes.
+        // The answer says that the mean is held. What is expected to come, and when, is the course's to say: it may be more.
         course.total = ask.generated;
         let full = self.full(&ask, course.reach, &limits, rules);
         if full != PerWindow::default() {

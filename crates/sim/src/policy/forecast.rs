@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tidegate_core::ask::Request;
-use tidegate_core::decision::{Denial, ServiceTier};
+use tidegate_core::decision::{Bound, Denial, ServiceTier};
 use tidegate_core::forecast::{Model, Prior};
 use tidegate_core::key::KeyRef;
 use tidegate_core::reservation::{Number, Ticket};
@@ -13,6 +13,7 @@ use tidegate_core::time::Timestamp;
 use tidegate_core::window::Tokens;
 
 use super::{KeyRules, Limiter, Stream, Verdict, World};
+use crate::workload::{Arrival, KeyName};
 
 /// Longer than the longest stream: a simulated gateway is never lost.
 const TTL: Duration = Duration::from_secs(2 * 86_400);
@@ -59,16 +60,7 @@ impl<'a> Forecast<'a> {
     pub(super) fn reserve(&mut self, now: Timestamp, stream: &Stream, rules: &KeyRules) -> Result<Tokens, Denial> {
         let request = &stream.request;
         let name = &self.world.keys[request.key as usize];
-        let cached = request.prompt_tokens - request.uncached_prompt_tokens;
-        let asked = Request {
-            key: key_ref(&name.account, &name.model),
-            prompt_tokens: request.prompt_tokens,
-            cached_prompt_tokens: self.world.cache_known.then_some(cached),
-            max_generated_tokens: request.max_generated_tokens,
-            service_tier: ServiceTier::Standard,
-            request_id: None,
-            ttl: TTL,
-        };
+        let asked = self.request(name, request);
         let reserve = Reserve { request: &asked, request_id: None, most_reservations: MOST_RESERVATIONS };
         let number = Number { incarnation: 1, sequence: self.sequence };
         self.sequence += 1;
@@ -84,6 +76,31 @@ impl<'a> Forecast<'a> {
         Ok(allowed.reserved)
     }
 
+    /// What the core would ask for, without an admission.
+    pub(super) fn ask(&mut self, now: Timestamp, stream: &Stream, rules: &KeyRules) -> Option<Tokens> {
+        let name = &self.world.keys[stream.request.key as usize];
+        let asked = self.request(name, &stream.request);
+        let reserve = Reserve { request: &asked, request_id: None, most_reservations: MOST_RESERVATIONS };
+        let answer = self.call(stream.request.key, rules, |state, rules| {
+            state.reserve(now, rules, &reserve, || Err(Bound::Reservations))
+        });
+        answer.ok().and_then(|answer| answer.outcome.err()).map(|denied| denied.ask)
+    }
+
+    /// A request as a gateway would state it.
+    fn request<'n>(&self, name: &'n KeyName, request: &Arrival) -> Request<'n> {
+        let cached = request.prompt_tokens - request.uncached_prompt_tokens;
+        Request {
+            key: key_ref(&name.account, &name.model),
+            prompt_tokens: request.prompt_tokens,
+            cached_prompt_tokens: self.world.cache_known.then_some(cached),
+            max_generated_tokens: request.max_generated_tokens,
+            service_tier: ServiceTier::Standard,
+            request_id: None,
+            ttl: TTL,
+        }
+    }
+
     /// Used and held tokens of a key.
     pub(super) fn carried(&mut self, now: Timestamp, key: u32, rules: &KeyRules) -> Tokens {
         let windows = self.call(key, rules, |state, rules| {
@@ -91,13 +108,6 @@ impl<'a> Forecast<'a> {
             state.windows(rules)
         });
         windows.map(|status| status.used_tokens + status.held_tokens)
-    }
-
-    pub(super) fn release(&mut self, now: Timestamp, stream: &Stream, rules: &KeyRules) {
-        if let Some(ticket) = self.tickets[stream.slot].take() {
-            let released = self.call(stream.request.key, rules, |state, rules| state.release(now, rules, &ticket));
-            debug_assert!(released.is_ok(), "{released:?}");
-        }
     }
 
     pub(super) fn report(&mut self, now: Timestamp, stream: &Stream, generated: u64, rules: &KeyRules) {

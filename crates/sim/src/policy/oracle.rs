@@ -102,8 +102,9 @@ impl Key {
         for second in now..last + WINDOW_SECONDS as u64 {
             booked += at(second);
             booked -= second.checked_sub(WINDOW_SECONDS as u64).map_or(0, at);
-            let earliest = second.saturating_sub(WINDOW_SECONDS as u64);
-            let own = request.generated_by(second * 1_000) - request.generated_by(earliest * 1_000);
+            let left =
+                second.checked_sub(WINDOW_SECONDS as u64).map_or(0, |second| request.generated_by(second * 1_000));
+            let own = request.generated_by(second * 1_000) - left;
             if booked + own > limit {
                 return false;
             }
@@ -130,3 +131,6 @@ impl Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,24 +30,24 @@ impl Limiter for PlainSum<'_> {
         let key = stream.request.key;
         let limits = self.limits[key as usize];
         let carried = self.core.carried(now, key, &self.unlimited);
-        let Ok(mut ask) = self.core.reserve(now, stream, &self.unlimited) else { return Verdict::Overloaded };
+        let Some(mut ask) = self.core.ask(now, stream, &self.unlimited) else { return Verdict::Overloaded };
         // A forecast alone never denies a request on an idle window.
         ask.generated = ask.generated.min(limits.generated);
-        let fits = Window::ALL.into_iter().all(|window| carried[window] + ask[window] <= limits[window]);
-        if fits {
-            Verdict::Admitted
-        } else {
-            self.core.release(now, stream, &self.unlimited);
-            Verdict::RateLimited
+        if Window::ALL.into_iter().any(|window| carried[window] + ask[window] > limits[window]) {
+            return Verdict::RateLimited;
         }
+        let admitted = self.core.reserve(now, stream, &self.unlimited);
+        if admitted.is_ok() { Verdict::Admitted } else { Verdict::Overloaded }
     }
 
     fn on_progress(&mut self, now: Timestamp, stream: &Stream, generated_tokens: u64) {
-        self.core.report(now, stream, generated_tokens, &self.unlimited);
+        let rules = self.core.rules(stream.request.key);
+        self.core.report(now, stream, generated_tokens, rules);
     }
 
     fn on_end(&mut self, now: Timestamp, stream: &Stream) {
-        self.core.settle(now, stream, &self.unlimited);
+        let rules = self.core.rules(stream.request.key);
+        self.core.settle(now, stream, rules);
     }
 
     fn limits(&self, key: u32) -> Tokens {
