@@ -272,7 +272,7 @@ async fn a10_a_client_that_waits_as_told_is_admitted() {
     gateway.allow(&ask).await;
     let wait = denied_wait(&gateway, &ask).await;
     assert!(wait > Duration::from_secs(55), "{wait:?}");
-    // One sub-bucket, a second, earlier it is not.
+    // A second earlier it is not.
     tokio::time::sleep(wait - Duration::from_secs(1)).await;
     let rest = denied_wait(&gateway, &ask).await;
     tokio::time::sleep(rest).await;

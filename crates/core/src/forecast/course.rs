@@ -8,7 +8,8 @@ pub const MARKS: [u64; 10] = [1, 2, 3, 4, 6, 9, 14, 22, 36, 60];
 pub struct Course {
     /// Tokens until its end; at most 2^40.
     pub total: u64,
-    /// Tokens within the coming minute if it does not end, by its pace and what it may produce at most.
+    /// Tokens within the coming minute if it does not end, by its pace and what it may produce at most; a key counts no
+    /// stream for more than the guard allows one.
     pub reach: u64,
     /// Tokens that it can produce at most: what is left of its declared maximum, at most the limit.
     pub most: u64,

@@ -25,8 +25,8 @@ const ONE: u16 = 32;
 /// Of what reaches each bin, the share that ends in it, of 2^16. 160 bytes.
 pub type Hazards = [u16; BINS];
 
-/// Hazards of answers that are about `mean` tokens long, a fifth longer to be careful: exponential up to the mean, a power law
-/// beyond it, so that an answer longer than expected is expected to go on for about as long again.
+/// Hazards of answers that are about `mean` tokens long, a fifth longer to be careful: exponential up to about twice the mean, a power
+/// law beyond, so that an answer longer than expected is expected to go on for about as long again.
 pub(super) fn hazards_of_mean(mean: u64) -> Hazards {
     /// Share of what reaches a quarter of an octave beyond the mean that ends in it.
     const TAIL: u64 = WHOLE * 30 / 100;
