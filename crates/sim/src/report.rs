@@ -255,12 +255,15 @@ impl Study<'_> {
 /// Limits of which the fullest minute of the whole demand takes 90 %.
 fn roomy_rules(workload: &Workload) -> Vec<KeyRules> {
     let mut truths: Vec<Option<Truth>> = vec![None; workload.keys.len()];
+    let spans = workload.spans();
     let unlimited = Tokens::new(u64::MAX, u64::MAX, u64::MAX);
     for request in &workload.requests {
-        truths[request.key as usize].get_or_insert_with(|| Truth::new(request.at_ms, unlimited, false)).admit(request);
+        truths[request.key as usize]
+            .get_or_insert_with(|| Truth::new(&spans[request.key as usize], unlimited, false))
+            .admit(request);
     }
-    let rules = truths.into_iter().zip(workload.ends_ms()).map(|(truth, end_ms)| {
-        let peaks = truth.map(|truth| truth.finish(end_ms).0.map(|window| window.peak)).unwrap_or_default();
+    let rules = truths.into_iter().map(|truth| {
+        let peaks = truth.map(|truth| truth.finish().0.map(|window| window.peak)).unwrap_or_default();
         KeyRules::fixed(&peaks.map(|peak| peak.saturating_mul(1_000).div_ceil(FULLEST_PERMILLE)))
     });
     rules.collect()

@@ -103,6 +103,7 @@ pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_reques
     let mut streams: Vec<Stream> = Vec::new();
     let mut free: Vec<usize> = Vec::new();
     let mut events: BinaryHeap<Reverse<Event>> = BinaryHeap::new();
+    let spans = workload.spans();
     let mut truths: Vec<Option<Truth>> = vec![None; workload.keys.len()];
     let mut outcome = Outcome {
         requests: 0,
@@ -131,7 +132,7 @@ pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_reques
             if setup.record {
                 key.record = Some(Record { first_second: request.at_ms.div_ceil(1_000), ..Record::default() });
             }
-            Truth::new(request.at_ms, limit, setup.record)
+            Truth::new(&spans[request.key as usize], limit, setup.record)
         });
         key.on_decision(request.at_ms, limiter.limits(request.key), tokens, verdict);
         outcome.requests += 1;
@@ -150,11 +151,9 @@ pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_reques
             add(&mut outcome.tokens_denied, tokens);
         }
     }
-    let ends = workload.ends_ms();
-    for ((key, truth), end_ms) in outcome.keys.iter_mut().zip(truths).zip(ends) {
+    for (key, truth) in outcome.keys.iter_mut().zip(truths) {
         if let Some(truth) = truth {
-            // Until the last token has left its window.
-            let (windows, held) = truth.finish(end_ms.saturating_add(60_000));
+            let (windows, held) = truth.finish();
             key.truth = windows;
             if let (Some(record), Some(held)) = (&mut key.record, held) {
                 record.held = held;

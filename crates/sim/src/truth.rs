@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use tidegate_core::window::{PerWindow, Tokens, Window};
 
-use crate::workload::Arrival;
+use crate::workload::{Arrival, Span};
 
 /// Seconds in a window.
 const WINDOW_SECONDS: u64 = 60;
@@ -22,8 +22,11 @@ pub struct Truth {
     front: u64,
     /// The next second to be sampled.
     next: u64,
-    /// When the key began.
+    /// When the key began, and when it asks no more.
     first: u64,
+    last: u64,
+    /// When the last token has left its window.
+    end: u64,
     /// What came in each second, from `front` on into the known future.
     seconds: VecDeque<Tokens>,
     /// Sum of the seconds of the window that ends before `next`.
@@ -37,13 +40,13 @@ pub struct Truth {
 /// What one window of one key held.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WindowTruth {
-    /// Sum over all seconds of the smaller of the tokens in the window and the limit: tokens times seconds.
+    /// Sum over the seconds from the key's first request to its last, admitted or not, of the smaller of the tokens in the window and the limit: tokens times seconds.
     pub filled: u128,
     /// The most that the window ever held.
     pub peak: u64,
-    /// Seconds sampled, from the key's first request until a minute after its last, admitted or not, would end.
+    /// Those seconds.
     pub seconds: u64,
-    /// Seconds after the first 180.
+    /// Seconds after the first 180, until a minute after the last of its requests would end.
     pub samples: u64,
     /// Of these, by how much the window was above its limit where it was, as a share of the limit.
     pub above: Vec<f64>,
@@ -70,14 +73,16 @@ impl WindowTruth {
 }
 
 impl Truth {
-    /// A key whose first request comes at `at_ms`, under limits that stay.
+    /// A key that asks within `span`, under limits that stay.
     #[must_use]
-    pub fn new(at_ms: u64, limit: Tokens, record: bool) -> Self {
-        let first = at_ms.div_ceil(1_000);
+    pub fn new(span: &Span, limit: Tokens, record: bool) -> Self {
+        let [first, last, end] = [span.first_ms, span.last_ms, span.end_ms].map(|ms| ms.div_ceil(1_000));
         Self {
             front: first,
             next: first,
             first,
+            last,
+            end: end + WINDOW_SECONDS,
             seconds: VecDeque::new(),
             sum: Tokens::default(),
             limit,
@@ -102,10 +107,10 @@ impl Truth {
         }
     }
 
-    /// What was sampled up to `end_ms`, the same for every policy, whatever it admitted.
+    /// What was sampled, over the same seconds for every policy, whatever it admitted.
     #[must_use]
-    pub fn finish(mut self, end_ms: u64) -> (PerWindow<WindowTruth>, Option<Vec<Tokens>>) {
-        self.sample_until((end_ms.div_ceil(1_000) + 1).max(self.next));
+    pub fn finish(mut self) -> (PerWindow<WindowTruth>, Option<Vec<Tokens>>) {
+        self.sample_until(self.end.max(self.next));
         (self.windows, self.recorded)
     }
 
@@ -134,7 +139,7 @@ impl Truth {
                 // Nothing in the window and nothing to come: every second until then is the same.
                 let idle = second - self.next;
                 for window in Window::ALL {
-                    self.windows[window].seconds += idle;
+                    self.windows[window].seconds += second.min(self.last + 1).saturating_sub(self.next);
                     self.windows[window].samples += idle_after_first(self.next, idle, self.first);
                 }
                 self.next = second;
@@ -150,10 +155,12 @@ impl Truth {
         for window in Window::ALL {
             let (held, limit) = (self.sum[window], self.limit[window]);
             let truth = &mut self.windows[window];
-            truth.filled += u128::from(held.min(limit));
+            if self.next <= self.last {
+                truth.filled += u128::from(held.min(limit));
+                truth.seconds += 1;
+            }
             truth.peak = truth.peak.max(held);
             let early = self.next < self.first + FIRST_SECONDS;
-            truth.seconds += 1;
             truth.samples += u64::from(!early);
             if held > limit {
                 let above = held as f64 / limit.max(1) as f64 - 1.0;

@@ -70,6 +70,17 @@ pub struct Workload {
     pub requests: Vec<Arrival>,
 }
 
+/// A key's time, whatever is admitted; milliseconds from the start of the trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Its first request comes.
+    pub first_ms: u64,
+    /// Its last request comes.
+    pub last_ms: u64,
+    /// The last token of all of them is there, or would be.
+    pub end_ms: u64,
+}
+
 /// What becomes of a trace before it is played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -150,15 +161,18 @@ impl Workload {
         Self { keys, requests }
     }
 
-    /// When the last token of each key's last request is there; 0 without requests.
+    /// From when to when each key asks, and when the last token of all its requests is there.
     #[must_use]
-    pub fn ends_ms(&self) -> Vec<u64> {
-        let mut ends = vec![0; self.keys.len()];
+    pub fn spans(&self) -> Vec<Span> {
+        let mut spans: Vec<Option<Span>> = vec![None; self.keys.len()];
         for request in &self.requests {
-            let end = &mut ends[request.key as usize];
-            *end = request.end_ms().max(*end);
+            let (at_ms, end_ms) = (request.at_ms, request.end_ms());
+            let first = Span { first_ms: at_ms, last_ms: at_ms, end_ms };
+            let span = spans[request.key as usize].get_or_insert(first);
+            span.last_ms = at_ms;
+            span.end_ms = span.end_ms.max(end_ms);
         }
-        ends
+        spans.into_iter().map(Option::unwrap_or_default).collect()
     }
 }
 

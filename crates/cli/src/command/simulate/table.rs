@@ -19,7 +19,7 @@ pub(super) fn of(path: &Path, workload: &Workload, report: &Report) -> String {
         grouped(workload.requests.len() as u64),
         grouped(workload.keys.len() as u64),
         if workload.keys.len() == 1 { "key" } else { "keys" },
-        workload.ends_ms().into_iter().max().unwrap_or(0) as f64 / 60_000.0,
+        workload.spans().iter().map(|span| span.end_ms).max().unwrap_or(0) as f64 / 60_000.0,
         report.scale,
     );
     let policies = policies(report);
