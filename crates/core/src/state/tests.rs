@@ -424,6 +424,50 @@ fn the_margin_of_the_sum_narrows_what_remains() {
 }
 
 #[test]
+fn the_guard_bounds_what_all_streams_could_produce_within_a_minute() {
+    let admitted = |guard_permille, declared| {
+        let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+        key.forecast.guard_permille = guard_permille;
+        // Answers of 10 tokens, too short to show a pace: 40 tokens a second are taken for granted.
+        teach(&mut key, [10, 10]);
+        let asked = Request { max_generated_tokens: declared, ..request(1, 1, 0) };
+        (0..2_000).take_while(|_| key.ask(&asked).outcome.is_ok()).count()
+    };
+    assert_eq!(admitted(2_000, None), 30, "2 * 36,000 / 2,400");
+    assert_eq!(admitted(1_000, None), 15);
+    assert!(admitted(0, None) > 1_000);
+    assert!(admitted(2_000, Some(100)) > 500, "no more than they declare");
+    // However small the limit, eight streams may run.
+    let mut small = Key::new(Tokens::new(1_000, 1_000, 240));
+    teach(&mut small, [10, 10]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    assert_eq!((0..100).take_while(|_| small.ask(&asked).outcome.is_ok()).count(), 8);
+}
+
+#[test]
+fn the_guards_wait_is_for_a_stream_to_end() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+    teach(&mut key, [10, 10]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    let streams: Vec<_> = (0..30).map(|_| key.admit(&asked)).collect();
+    let denied = key.ask(&asked).outcome.expect_err("the guard is full");
+    // 10 tokens at 40 a second, at least a second.
+    assert_eq!((denied.denial, denied.retry_after), (Denial::WindowFull, Some(Duration::from_secs(1))));
+    assert_eq!(key.windows().generated.remaining_tokens, 0);
+    key.now += 1_000;
+    key.settle(&streams[0], 10).expect("live");
+    key.admit(&asked);
+}
+
+#[test]
+fn what_streams_have_declared_bounds_what_is_expected_of_them_margin_and_all() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 10_000));
+    let asked = request(1, 1, 10);
+    // All of the limit, to the token, and not one more.
+    assert_eq!((0..2_000).take_while(|_| key.ask(&asked).outcome.is_ok()).count(), 1_000);
+}
+
+#[test]
 fn a_wait_among_holds_is_for_the_charges_to_leave() {
     let mut key = Key::new(Tokens::new(1_000, 1_000, 1_000));
     let first = key.admit(&request(1, 1, 900));
