@@ -445,6 +445,23 @@ fn the_guard_bounds_what_all_streams_could_produce_within_a_minute() {
 }
 
 #[test]
+fn streams_teach_by_their_progress_before_they_settle() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 100_000));
+    teach(&mut key, [50, 50]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    let streams: Vec<_> = (0..10).map(|_| key.admit(&asked)).collect();
+    let expected = |key: &Key| key.state.lengths.course(&key.fallback.hazards, 0, 100_000, 25_000).total;
+    let before = expected(&key);
+    for second in 1..=50 {
+        key.now += 1_000;
+        for stream in &streams {
+            key.progress(stream, second * 40).expect("live");
+        }
+    }
+    assert!(before < 70 && expected(&key) > 150, "{before}, then {}", expected(&key));
+}
+
+#[test]
 fn the_guards_wait_is_for_a_stream_to_end() {
     let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
     teach(&mut key, [10, 10]);

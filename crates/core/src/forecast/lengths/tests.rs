@@ -125,6 +125,17 @@ fn a_change_of_character_is_seen_within_a_few_answers() {
 }
 
 #[test]
+fn rare_long_answers_are_remembered_after_many_short_ones() {
+    // One in forty is long, and for the last sixty-four none was.
+    let known = taught((0..400).map(|index| if index % 40 == 0 && index < 330 { 4_000 } else { 50 }));
+    let prior = hazards_of_mean(50);
+    let marks = MARKS.map(|seconds| seconds * 40);
+    let forgotten = walk(&known.short, &prior, 0, u64::MAX, &marks).total;
+    let expected = known.course(&prior, 0, u64::MAX, PACE).total;
+    assert!(expected > forgotten + 40, "{expected} against {forgotten}");
+}
+
+#[test]
 fn a_declared_maximum_bounds_what_is_expected_and_reached() {
     let known = taught([400; 100]);
     let course = known.course(&hazards_of_mean(256), 90, 10, PACE);
