@@ -36,7 +36,7 @@ const BAR: f64 = 2.0;
 const REPEAT: f64 = 0.15;
 
 /// Guard settings whose cost is measured, permille of the limit; 0 is off.
-const GUARDS: [u32; 6] = [0, 1_500, 2_000, 3_000, 5_000, 10_000];
+const GUARDS: [u32; 8] = [0, 1_000, 1_250, 1_500, 2_000, 3_000, 5_000, 10_000];
 
 /// What the client does.
 #[derive(Clone, Copy, Debug)]

@@ -94,28 +94,53 @@ impl<const N: usize> Charges<N> {
 
     /// Charges `tokens` at `at`, which may lie in the past but not before the window.
     pub fn charge(&mut self, at: Timestamp, tokens: [u64; N]) {
+        let place = self.place_of(number_at(at));
+        self.charge_from(place, at, tokens);
+    }
+
+    /// As [`Charges::charge`], where no sub-bucket before the one at `place` is meant; answers the place of the one that is.
+    fn charge_from(&mut self, mut place: usize, at: Timestamp, tokens: [u64; N]) -> usize {
         let number = number_at(at);
-        // The sub-bucket at or before it; nearly always the newest.
-        let newest = self.buckets.back().is_none_or(|newest| newest.number() <= number);
-        let count = if newest { self.buckets.len() } else { self.buckets.partition_point(|b| b.number() <= number) };
-        let after = count.checked_sub(1);
-        match after.and_then(|index| self.buckets.get_mut(index)).filter(|bucket| bucket.number() == number) {
+        while self.buckets.get(place).is_some_and(|bucket| bucket.number() < number) {
+            place += 1;
+        }
+        match self.buckets.get_mut(place).filter(|bucket| bucket.number() == number) {
             Some(bucket) => {
                 bucket.newest = bucket.newest.max(at);
                 add(&mut bucket.tokens, tokens);
             }
-            None => self.buckets.insert(after.map_or(0, |index| index + 1), Bucket { newest: at, tokens }),
+            None => self.buckets.insert(place, Bucket { newest: at, tokens }),
         }
         add(&mut self.sum, tokens);
+        place
+    }
+
+    /// How many sub-buckets come before this one. O(1) where no eighth of a second between them went without a charge.
+    fn place_of(&self, number: u64) -> usize {
+        let (Some(oldest), Some(newest)) = (self.buckets.front(), self.buckets.back()) else { return 0 };
+        let count = self.buckets.len();
+        // Numbers are distinct, so there are no more between two than their difference.
+        let distance = |far: u64| usize::try_from(far).unwrap_or(usize::MAX);
+        let mut most = distance(number.saturating_sub(oldest.number())).min(count);
+        let mut least = match newest.number().checked_sub(number) {
+            Some(until_newest) => count.saturating_sub(distance(until_newest).saturating_add(1)),
+            None => count,
+        };
+        while least < most {
+            let middle = usize::midpoint(least, most);
+            if self.buckets[middle].number() < number { least = middle + 1 } else { most = middle }
+        }
+        least
     }
 
     /// Corrects what was charged at `at` from `from` to `to`, where that sub-bucket is still in the window; else answers
     /// `false` and changes nothing. The time at which the sub-bucket leaves does not change.
     pub fn correct(&mut self, at: Timestamp, from: [u64; N], to: [u64; N]) -> bool {
-        let Ok(index) = self.buckets.binary_search_by_key(&number_at(at), Bucket::number) else {
+        let number = number_at(at);
+        let place = self.place_of(number);
+        let Some(bucket) = self.buckets.get_mut(place).filter(|bucket| bucket.number() == number) else {
             return false;
         };
-        let bucket = &mut self.buckets[index];
         // Both from the total, so that the sum stays the sum of its parts.
         subtract(&mut self.sum, bucket.tokens);
         subtract(&mut bucket.tokens, from);
@@ -180,32 +205,39 @@ impl<const N: usize> Charges<N> {
 }
 
 impl Charges<1> {
-    /// Charges `tokens` that were produced evenly between `from` and `to` (contract C3): each sub-bucket gets what was complete
-    /// by its end, the newest one the remainder. What falls more than 60 s before `to` is not counted.
+    /// Charges `tokens`, at most 2^40, that were produced evenly between `from` and `to` (contract C3): each sub-bucket gets
+    /// what was complete by its end, the newest one the remainder. What falls more than 60 s before `to` is not counted.
     ///
-    /// O(480 log 480) where the window is empty or the output newer than what is in it, however long the span.
+    /// At most 481 steps, however long the span.
     pub fn spread(&mut self, from: Timestamp, to: Timestamp, tokens: u64) {
         if tokens == 0 {
             return;
         }
-        let span = micros(to.since(from));
-        let produced_by = |at: Timestamp| {
-            // tokens * elapsed / span <= tokens, as elapsed <= span.
-            let share = u128::from(tokens) * u128::from(micros(at.since(from))) / u128::from(span.max(1));
-            u64::try_from(share).unwrap_or(u64::MAX)
+        let span = micros(to.since(from)).max(1);
+        // tokens * elapsed / span, and what is left over.
+        let by_elapsed = |elapsed: u64| {
+            let (product, span) = (u128::from(tokens) * u128::from(elapsed), u128::from(span));
+            (u64::try_from(product / span).unwrap_or(u64::MAX), u64::try_from(product % span).unwrap_or(0))
         };
-        let first = number_at(from).max(number_at(to.before(WINDOW)));
-        let mut before = produced_by(start_of(first));
-        for number in first..number_at(to) {
+        let (first, last) = (number_at(from).max(number_at(to.before(WINDOW))), number_at(to));
+        let (mut before, _) = by_elapsed(micros(start_of(first).since(from)));
+        let (mut by, mut rest) = by_elapsed(micros(start_of(first + 1).since(from)));
+        let (each, each_rest) = by_elapsed(SUB_BUCKET_MICROS);
+        let mut place = self.place_of(first);
+        for number in first..last {
             let newest = Timestamp::from_micros(start_of(number + 1).as_micros() - 1);
-            let by = produced_by(start_of(number + 1));
             if by > before && newest.after(WINDOW) > to {
-                self.charge(newest, [by - before]);
+                place = self.charge_from(place, newest, [by - before]);
             }
             before = by;
+            // As by_elapsed an eighth of a second later, without its division.
+            (by, rest) = (by + each, rest + each_rest);
+            if rest >= span {
+                (by, rest) = (by + 1, rest - span);
+            }
         }
         if tokens > before {
-            self.charge(to, [tokens - before]);
+            self.charge_from(place, to, [tokens - before]);
         }
     }
 }

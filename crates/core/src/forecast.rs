@@ -21,8 +21,8 @@ mod lengths;
 pub use course::{Course, MARKS};
 pub use lengths::{Hazards, Lengths};
 
-/// Binary digits behind the point of a mean.
-const FRACTION: u32 = 8;
+/// Binary digits behind the point of a scale of ratios.
+const SCALE_DIGITS: u32 = 16;
 /// A new sample weighs 1/64 once there are that many: about the last 64 requests count.
 const MEMORY: u32 = 64;
 /// From this many samples on, means stand alone, without what they fall back on.
@@ -35,8 +35,9 @@ const LONGEST: Duration = Duration::from_secs(3_600);
 const SLOWEST_MICROS_PER_TOKEN: u64 = 60_000_000;
 /// A prior of a model is made again after this many settled requests.
 const NEWS: u32 = 8;
-/// The guard never leaves room for fewer live streams than this.
-const FEWEST_STREAMS: u64 = 8;
+/// The guard never leaves room for fewer live streams than this: where the limit is small beside a stream's pace, they may run
+/// all the same.
+pub const FEWEST_STREAMS: u64 = 8;
 /// By how much, in thousandths, the expected output of all streams together may be off beyond what their number averages
 /// out: what answers are like moves faster than it is learnt.
 const DRIFT_PERMILLE: u64 = 25;
@@ -49,7 +50,7 @@ pub struct ForecastDefaults {
     /// Generated tokens per second of a stream; 1 to 1,000,000, default 40.
     pub tokens_per_second: u64,
     /// Safety margin: standard deviations of what a key's live streams together will produce, permille; 0 to 10,000, default
-    /// 2326, the 99th percentile of a normal distribution.
+    /// 2576, the 99.5th percentile of a normal distribution.
     pub margin_sigmas_permille: u32,
     /// Guard against streams that go on for longer than any before: what all live streams of a key could produce within a
     /// minute, if none ended, is at most this many times the limit, permille; 1,000 to 1,000,000, default 2000. 0: no guard.
@@ -58,7 +59,7 @@ pub struct ForecastDefaults {
 
 impl Default for ForecastDefaults {
     fn default() -> Self {
-        Self { generated_tokens: 256, tokens_per_second: 40, margin_sigmas_permille: 2_326, guard_permille: 2_000 }
+        Self { generated_tokens: 256, tokens_per_second: 40, margin_sigmas_permille: 2_576, guard_permille: 2_000 }
     }
 }
 
@@ -85,26 +86,27 @@ impl ForecastDefaults {
     }
 
     fn margin_squared(&self, tokens: u64, variance: u64) -> u128 {
-        let drift = u128::from(tokens) * u128::from(DRIFT_PERMILLE) / 1_000;
-        let sigmas = u128::from(self.margin_sigmas_permille);
-        // Below (2^41)^2 + 2^64, times 10^8.
-        (drift.saturating_mul(drift) + u128::from(variance)).saturating_mul(sigmas * sigmas) / 1_000_000
+        /// Deviations below this: their square, times 10^8, fits 64 bits.
+        const FEW: u64 = 1 << 18;
+        let sigmas = u64::from(self.margin_sigmas_permille);
+        let drift = tokens / 1_000 * DRIFT_PERMILLE + tokens % 1_000 * DRIFT_PERMILLE / 1_000;
+        // Nearly always, and much cheaper.
+        if drift < FEW && variance < FEW * FEW {
+            return u128::from((drift * drift + variance) * (sigmas * sigmas) / 1_000_000);
+        }
+        let squared = u128::from(drift) * u128::from(drift) + u128::from(variance);
+        squared.saturating_mul(u128::from(sigmas * sigmas)) / 1_000_000
     }
 
-    /// What one stream counts for in [`ForecastDefaults::most_reach`] at most: where the limit is small beside a stream's pace,
-    /// eight streams may run all the same.
+    /// Most tokens that the live streams of a key with this limit may be able to produce within a minute; no more than the
+    /// limit of a key that is `watched`.
     #[must_use]
-    pub fn most_reach_of_one(&self, limit_tpm: u64) -> u64 {
-        self.most_reach(limit_tpm) / FEWEST_STREAMS
-    }
-
-    /// Most tokens that the live streams of a key with this limit may be able to produce within a minute.
-    #[must_use]
-    pub fn most_reach(&self, limit_tpm: u64) -> u64 {
+    pub fn most_reach(&self, limit_tpm: u64, watched: bool) -> u64 {
         if self.guard_permille == 0 {
             return u64::MAX;
         }
-        let most = u128::from(limit_tpm) * u128::from(self.guard_permille) / 1_000;
+        let permille = if watched { self.guard_permille.min(1_000) } else { self.guard_permille };
+        let most = u128::from(limit_tpm) * u128::from(permille) / 1_000;
         u64::try_from(most).unwrap_or(u64::MAX)
     }
 }
@@ -116,8 +118,8 @@ pub struct Figures {
     samples: u32,
     /// Mean share of the prompt that the cache did not serve, of 2^16.
     uncached_share: u32,
-    /// Mean of generated tokens, with [`FRACTION`].
-    mean: u64,
+    /// Mean of [`scale_of`] generated tokens.
+    scale: u64,
     /// Mean microseconds for a generated token.
     micros_per_token: u64,
 }
@@ -140,7 +142,7 @@ impl Figures {
         Self {
             samples: TRUSTED,
             uncached_share: 1 << 16,
-            mean: defaults.generated_tokens << FRACTION,
+            scale: scale_of(defaults.generated_tokens),
             micros_per_token: 1_000_000 / defaults.tokens_per_second.max(1),
         }
     }
@@ -149,7 +151,7 @@ impl Figures {
     pub fn on_settled(&mut self, sample: &Sample) {
         self.samples = (self.samples + 1).min(MEMORY);
         let weight = u64::from(self.samples);
-        self.mean = toward(self.mean, sample.used.generated << FRACTION, weight);
+        self.scale = toward(self.scale, scale_of(sample.used.generated), weight);
         if let Some(pace) = sample.micros_per_token {
             self.on_pace(pace);
         }
@@ -185,7 +187,7 @@ impl Figures {
             samples: self.samples,
             uncached_share: u32::try_from(mix(self.uncached_share.into(), fallback.uncached_share.into()))
                 .unwrap_or(1 << 16),
-            mean: mix(self.mean, fallback.mean),
+            scale: mix(self.scale, fallback.scale),
             micros_per_token: if self.micros_per_token == 0 {
                 fallback.micros_per_token
             } else {
@@ -194,10 +196,11 @@ impl Figures {
         }
     }
 
-    /// Expected generated tokens of a new request, rounded up.
+    /// Generated tokens of a typical answer: the mean on a scale of ratios, where an answer of ten times the length weighs no
+    /// more than one of a tenth. Rounded up; at most the mean, and equal to it where all answers are as long.
     #[must_use]
-    pub const fn generated_tokens(&self) -> u64 {
-        (self.mean + (1 << FRACTION) - 1) >> FRACTION
+    pub fn typical_generated(&self) -> u64 {
+        of_scale(self.scale)
     }
 
     /// Usual microseconds for a generated token, the wait for the first one shared among them; at least 1.
@@ -227,7 +230,7 @@ impl Figures {
             |cached| request.prompt_tokens.saturating_sub(cached),
         );
         let generated = self
-            .generated_tokens()
+            .typical_generated()
             .min(request.max_generated_tokens.unwrap_or(u64::MAX))
             .min(effective_limit.generated);
         Tokens::new(request.prompt_tokens, uncached_prompt, generated)
@@ -321,6 +324,22 @@ pub fn pace_shown(elapsed: Duration, tokens: u64, first: bool) -> Option<u64> {
 pub fn stated(request: &Request<'_>) -> Tokens {
     let uncached = request.cached_prompt_tokens.map_or(0, |cached| request.prompt_tokens.saturating_sub(cached));
     Tokens::new(request.prompt_tokens, uncached, 0)
+}
+
+/// Where a number of tokens stands on a scale of ratios: the binary logarithm of one more, with straight lines between the
+/// powers of two, and with [`SCALE_DIGITS`].
+fn scale_of(tokens: u64) -> u64 {
+    let more = tokens.saturating_add(1);
+    let octave = more.ilog2();
+    let within = (u128::from(more) << SCALE_DIGITS >> octave) - (1 << SCALE_DIGITS);
+    (u64::from(octave) << SCALE_DIGITS) + u64::try_from(within).unwrap_or(0)
+}
+
+/// The number of tokens at a place on that scale, rounded up.
+fn of_scale(scale: u64) -> u64 {
+    let (octave, within) = (scale >> SCALE_DIGITS, scale & ((1 << SCALE_DIGITS) - 1));
+    let more = u128::from((1 << SCALE_DIGITS) + within) << octave.min(63);
+    u64::try_from(more.div_ceil(1 << SCALE_DIGITS)).unwrap_or(u64::MAX).saturating_sub(1)
 }
 
 /// `mean` moved by 1/`weight` of the way to `sample`.

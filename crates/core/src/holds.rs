@@ -14,10 +14,14 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use core::time::Duration;
 
-use crate::forecast::{Course, MARKS};
+use crate::forecast::Course;
 use crate::time::{MICROS_PER_SECOND, Timestamp};
+
+mod hold;
+
+use hold::{Fade, Line};
+pub use hold::{Hold, SHORTEST_FADE};
 
 /// Binary digits behind the point of fractions of a second; changes of slope are shared between seconds by them.
 const SECOND_DIGITS: u32 = 8;
@@ -26,161 +30,8 @@ const SECOND: i64 = 1 << SECOND_DIGITS;
 /// Binary digits behind the point of tokens produced. Variances have none.
 const TOKEN_DIGITS: u32 = Course::DIGITS;
 
-/// Shortest time in which the hold of a silent stream fades to nothing.
-pub const SHORTEST_FADE: Duration = Duration::from_secs(60);
-
-/// Most variance of one hold, tokens squared, so that the sum over 100,000 holds stays within 63 bits.
-const MOST_VARIANCE: u64 = 1 << 37;
-
 /// Seconds for which knots are kept: the last mark, the second that shares it, and the one that has begun.
 const AHEAD: usize = 64;
-
-/// Expected output and its variance: a level, a slope per second, or a change of slope.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Line {
-    produced: i64,
-    variance: i64,
-}
-
-impl Line {
-    fn add(&mut self, other: Self) {
-        self.produced += other.produced;
-        self.variance += other.variance;
-    }
-
-    fn times(self, factor: i64) -> Self {
-        Self { produced: self.produced * factor, variance: self.variance * factor }
-    }
-}
-
-/// The expected output of one live stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hold {
-    tokens: u64,
-    /// What the stream could produce within a minute, and at most.
-    reach: u64,
-    most: u64,
-    /// Slopes up to each mark.
-    slopes: [Line; MARKS.len()],
-    /// The last report.
-    since: Timestamp,
-    /// Seconds since the epoch: of the expected end, and of the end of the fading.
-    end: u64,
-    gone: u64,
-}
-
-impl Hold {
-    /// A hold that follows `course` from the last report at `now` of a stream admitted at `admitted_at`, and is expected to
-    /// end after `remaining` (at least a second).
-    #[must_use]
-    pub fn new(course: &Course, admitted_at: Timestamp, now: Timestamp, remaining: Duration) -> Self {
-        if course.total == 0 {
-            return Self::default();
-        }
-        // The end is rounded up: a fade that began early would hold too little.
-        let end = now.after(remaining.max(Duration::from_secs(1)));
-        let end = end.as_seconds() + u64::from(!end.as_micros().is_multiple_of(MICROS_PER_SECOND));
-        let duration = end.saturating_sub(admitted_at.as_seconds());
-        let fade = duration.saturating_mul(2).max(SHORTEST_FADE.as_secs());
-        // At least 61 s after the second of the report, and so not before the last knot of the course.
-        let gone = end.saturating_add(fade);
-        let mut slopes = [Line::default(); MARKS.len()];
-        let (mut from, mut at) = (Line::default(), 0);
-        for (mark, slope) in slopes.iter_mut().enumerate() {
-            let level = Line {
-                produced: i64::try_from(course.produced[mark]).unwrap_or(i64::MAX),
-                variance: i64::try_from(course.variance[mark].min(MOST_VARIANCE)).unwrap_or(i64::MAX),
-            };
-            let seconds = i64::try_from(MARKS[mark] - at).unwrap_or(1);
-            *slope = Line {
-                produced: (level.produced - from.produced) / seconds,
-                // Rounded up, as everything that makes the margin.
-                variance: (level.variance - from.variance + seconds - 1) / seconds,
-            };
-            (from, at) = (level, MARKS[mark]);
-        }
-        Self { tokens: course.total, reach: course.reach, most: course.most, slopes, since: now, end, gone }
-    }
-
-    /// Tokens held at the start.
-    #[must_use]
-    pub const fn tokens(&self) -> u64 {
-        self.tokens
-    }
-
-    /// The first straight line, continued back to the second of the report: level and slope there.
-    fn start(&self) -> (Line, Line) {
-        let slope = self.slopes[0];
-        (slope.times(-self.fraction()), slope.times(SECOND))
-    }
-
-    /// How far the second of the report had gone, in 1/[`SECOND`].
-    fn fraction(&self) -> i64 {
-        let micros = self.since.as_micros() % MICROS_PER_SECOND;
-        i64::try_from((micros << SECOND_DIGITS) / MICROS_PER_SECOND).unwrap_or(0)
-    }
-
-    /// Where the slope changes after that, and by how much in 1/[`SECOND`], in the order of time.
-    fn knots(&self) -> impl Iterator<Item = (u64, Line)> {
-        let fraction = self.fraction();
-        let first = self.since.as_seconds();
-        let mut before = self.slopes[0];
-        let slopes = self.slopes.into_iter().skip(1).chain(core::iter::once(Line::default()));
-        MARKS.into_iter().zip(slopes).flat_map(move |(at, slope)| {
-            let mut change = slope;
-            change.add(before.times(-1));
-            before = slope;
-            let second = first + at;
-            [(second, change.times(SECOND - fraction)), (second + 1, change.times(fraction))]
-        })
-    }
-
-    /// What the course comes to.
-    fn top(&self) -> Line {
-        let mut top = Line::default();
-        let mut at = 0;
-        for (slope, mark) in self.slopes.into_iter().zip(MARKS) {
-            top.add(slope.times(i64::try_from(mark - at).unwrap_or(0) * SECOND));
-            at = mark;
-        }
-        top
-    }
-
-    /// What a second of fading takes.
-    fn fade(&self) -> Fade {
-        let seconds = i128::from(self.gone - self.end);
-        // Rounded up, so that half a fading leaves half and not a token more.
-        Fade {
-            held: (self.held() + seconds - 1) / seconds,
-            produced: i128::from(self.top().produced) / seconds,
-            reach: i128::from(self.reach) / seconds,
-        }
-    }
-
-    fn held(&self) -> i128 {
-        i128::from(self.tokens) << TOKEN_DIGITS
-    }
-}
-
-/// What fading takes: of what is held, of what the course has produced, and of the reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Fade {
-    held: i128,
-    produced: i128,
-    reach: i128,
-}
-
-impl Fade {
-    fn add(&mut self, other: Self) {
-        self.held += other.held;
-        self.produced += other.produced;
-        self.reach += other.reach;
-    }
-
-    fn times(self, factor: i128) -> Self {
-        Self { held: self.held * factor, produced: self.produced * factor, reach: self.reach * factor }
-    }
-}
 
 /// What begins or ends to fade at a second, and what is gone from then on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

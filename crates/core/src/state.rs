@@ -15,12 +15,14 @@ use crate::law::{self, Bounds, EPOCH_SECONDS, Law, LawParams};
 use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Window};
+use watch::Watch;
 
 mod end;
 mod expectation;
 mod reserve;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use end::{Booked, EndError, SettleCounts};
 pub use reserve::{RequestIdTaken, Reserve};
@@ -86,6 +88,7 @@ pub struct KeyState {
     lengths: Lengths,
     /// What was believed of the key while it had settled few requests.
     prior: Prior,
+    watch: Watch,
     live: BTreeMap<Number, Reservation>,
     ended: BTreeMap<Number, Ended>,
     requests: BTreeMap<u128, KnownRequest>,
@@ -114,6 +117,7 @@ impl KeyState {
             figures: Figures::default(),
             lengths: Lengths::default(),
             prior: *prior,
+            watch: Watch::default(),
             live: BTreeMap::new(),
             ended: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -199,7 +203,11 @@ impl KeyState {
         let raised = Window::ALL.into_iter().any(|window| limits[window] > rules.bounds[window].floor_tpm());
         if raised || !self.live.is_empty() || !self.prompt.is_empty() || !self.generated.is_empty() {
             Retention::Needed
-        } else if self.now <= self.ids_good_until || self.remembered() > 0 || !self.law.is_default(rules.bounds) {
+        } else if self.now <= self.ids_good_until
+            || self.remembered() > 0
+            || !self.law.is_default(rules.bounds)
+            || self.watch.is_on(self.now)
+        {
             Retention::Idle
         } else {
             Retention::Default

@@ -97,6 +97,37 @@ proptest! {
         }
     }
 
+    /// Whatever was charged before, a sub-bucket is found where it is, and a missing one goes where it belongs.
+    #[test]
+    fn sub_buckets_stay_in_order_and_each_token_is_in_its_own(charged in prop::collection::vec((0_u64..481, 1_u64..9), 1..200)) {
+        let (mut charges, mut model) = (Charges::<1>::default(), std::collections::BTreeMap::<u64, u64>::new());
+        for (eighth, tokens) in charged {
+            charges.charge(at(eighth * 125), [tokens]);
+            *model.entry(eighth).or_default() += tokens;
+            prop_assert!(charges.correct(at(eighth * 125), [0], [1]));
+            *model.entry(eighth).or_default() += 1;
+        }
+        let expected = model.into_iter().map(|(eighth, tokens)| (at(eighth * 125 + 60_000), [tokens]));
+        prop_assert_eq!(charges.departures().collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        prop_assert!(!charges.correct(at(481 * 125), [0], [1]));
+    }
+
+    /// Each sub-bucket gets what was complete by its end.
+    #[test]
+    fn a_spread_is_exact_in_every_sub_bucket(back in 1_u64..59_000, offset in 0_u64..125, tokens in 1_u64..1 << 40) {
+        let (from, to) = (at(100_000 + offset - back), at(100_000 + offset));
+        let mut charges = Charges::<1>::default();
+        charges.spread(from, to, tokens);
+        let mut before = 0;
+        for (leaves_at, [counted]) in charges.departures() {
+            let end = Timestamp::from_micros((number_at(leaves_at.before(WINDOW)) + 1) * SUB_BUCKET_MICROS).min(to);
+            let by = u128::from(tokens) * u128::from(micros(end.since(from))) / u128::from(micros(to.since(from)));
+            prop_assert_eq!(u128::from(before + counted), by);
+            before += counted;
+        }
+        prop_assert_eq!(before, tokens);
+    }
+
     /// Nothing is lost between the report and the window: a spread of at most a minute counts in full.
     #[test]
     fn a_spread_within_the_minute_counts_in_full(back in 0_u64..59_000, tokens in 0_u64..1 << 40) {

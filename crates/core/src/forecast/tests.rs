@@ -38,11 +38,38 @@ fn a_key_that_always_does_the_same_is_forecast_exactly() {
 #[test]
 fn a_new_key_falls_back_and_leaves_the_fallback_behind_as_it_settles() {
     let fallback = Figures::from_defaults(&ForecastDefaults::default());
-    let forecast = |samples| learned(samples, 1_000).or(&fallback).generated_tokens();
+    let forecast = |samples| learned(samples, 1_000).or(&fallback).typical_generated();
     assert_eq!(forecast(0), 256);
     assert!((256..1_000).contains(&forecast(4)));
     assert!(forecast(4) < forecast(16));
     assert_eq!(forecast(TRUSTED), 1_000);
+}
+
+#[test]
+fn a_rare_long_answer_hardly_makes_a_typical_one_longer() {
+    let mut figures = learned(64, 100);
+    figures.on_settled(&Sample { used: Tokens::new(1, 1, 25_600), micros_per_token: None });
+    let typical = figures.typical_generated();
+    assert!((101..120).contains(&typical), "{typical}; the mean is 498");
+}
+
+proptest! {
+    /// A typical answer is no longer than the mean, and as long as all of them where they are all as long.
+    #[test]
+    fn a_typical_answer_is_at_most_the_mean(lengths in prop::collection::vec(0_u64..100_000, 1..64), same in 0_u64..=crate::MAX_TOKENS) {
+        let mut figures = Figures::default();
+        for &generated in &lengths {
+            figures.on_settled(&Sample { used: Tokens::new(1, 1, generated), micros_per_token: None });
+        }
+        let (typical, count) = (figures.typical_generated(), lengths.len() as u64);
+        let mean = lengths.iter().sum::<u64>().div_ceil(count);
+        // Each step of the running mean rounds up by less than 2^-16 of an octave.
+        prop_assert!(typical <= mean + mean / 500 + 1, "{typical} > {mean}");
+        prop_assert!(typical >= *lengths.iter().min().expect("one at least"));
+        // 16 digits of an octave.
+        let typical = learned(64, same).typical_generated();
+        prop_assert!(typical.abs_diff(same) <= same >> 15, "{typical} is not {same}");
+    }
 }
 
 #[test]
@@ -78,19 +105,19 @@ fn short_answers_do_not_slow_the_usual_pace() {
 fn the_margin_is_sigmas_of_the_sum_and_drift_beside_it() {
     let defaults = ForecastDefaults::default();
     assert_eq!(defaults.margin(0, 0), 0);
-    assert_eq!(defaults.margin(0, 10_000), 233);
+    assert_eq!(defaults.margin(0, 10_000), 258);
     // 2.5 % of 4,000 is as much as the deviation.
-    assert_eq!(defaults.margin(4_000, 10_000), 329);
+    assert_eq!(defaults.margin(4_000, 10_000), 365);
     assert!(defaults.margin(1 << 50, u64::MAX) > 1 << 45);
 }
 
 #[test]
-fn the_guard_leaves_room_for_twice_the_limit_and_for_eight_streams() {
+fn the_guard_leaves_room_for_twice_the_limit_and_once_for_a_key_that_is_watched() {
     let defaults = ForecastDefaults::default();
-    assert_eq!(defaults.most_reach(36_000), 72_000);
-    assert_eq!(defaults.most_reach_of_one(36_000), 9_000);
+    assert_eq!(defaults.most_reach(36_000, false), 72_000);
+    assert_eq!(defaults.most_reach(36_000, true), 36_000);
     let off = ForecastDefaults { guard_permille: 0, ..defaults };
-    assert_eq!(off.most_reach(1), u64::MAX);
+    assert_eq!(off.most_reach(1, true), u64::MAX);
 }
 
 proptest! {

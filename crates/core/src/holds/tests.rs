@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 use std::vec::Vec;
 
+use core::time::Duration;
+
 use super::*;
+use crate::forecast::MARKS;
 
 fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(1_000_000 + millis)

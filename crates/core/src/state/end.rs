@@ -88,6 +88,7 @@ impl KeyState {
             }
             let tokens = self.book(&mut live, prompt, generated_tokens);
             live.expires_at = self.now.after(live.ttl);
+            self.watch.on_output(self.now, self.generated.sum()[0], limit);
             self.revise(&mut live, pace, rules);
             Booked { outcome: SettleOutcome::Applied, clamped: false, tokens, sample: None }
         } else {
@@ -126,6 +127,9 @@ impl KeyState {
         let known = reservation.generated;
         let elapsed = self.now.since(reservation.reported_at);
         let tokens = self.book(&mut reservation, prompt, generated);
+        if outcome == SettleOutcome::Applied {
+            self.watch.on_output(self.now, self.generated.sum()[0], self.limits(rules).generated);
+        }
         // A record is needed only where neither the issued numbers nor the time in the id will tell.
         let outlived = self.now > ticket.admitted_at.after(ticket.ttl);
         if !self.ended.contains_key(&number) && (outlived || !self.issued.contains(number)) {

@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use super::{KeyState, Rules};
 use crate::charges::{Group, MOST_GROUPS};
-use crate::forecast::{self, Course, Figures, ForecastDefaults};
+use crate::forecast::{self, Course, FEWEST_STREAMS, Figures, ForecastDefaults};
 use crate::holds::Expected;
 use crate::time::Timestamp;
 use crate::window::WINDOW;
@@ -53,7 +53,7 @@ impl Minute {
 impl KeyState {
     /// Whether the ask fits at every instant of the coming minute.
     pub(super) fn generated_fits(&self, ask: GeneratedAsk, limit_tpm: u64, forecast: &ForecastDefaults) -> bool {
-        if ask.tokens > 0 && self.holds.reach().saturating_add(ask.reach) > forecast.most_reach(limit_tpm) {
+        if ask.tokens > 0 && self.holds.reach().saturating_add(ask.reach) > self.most_reach(limit_tpm, forecast) {
             return false;
         }
         let fits = |charged: u64, expected: Expected| {
@@ -98,8 +98,9 @@ impl KeyState {
         }
         // What declared maxima rule out needs no margin.
         let room = limit_tpm.checked_sub(peak.min(charged.saturating_add(self.holds.most())))?;
-        let reach = forecast.most_reach(limit_tpm).saturating_sub(self.holds.reach());
-        Some(if reach >= forecast.most_reach_of_one(limit_tpm) { room } else { room.min(reach) })
+        let most = self.most_reach(limit_tpm, forecast);
+        let reach = most.saturating_sub(self.holds.reach());
+        Some(if reach >= most / FEWEST_STREAMS { room } else { room.min(reach) })
     }
 
     /// The first instant from `from` on at which the ask fits and stays within the limit for a minute, if nothing else is
@@ -112,7 +113,7 @@ impl KeyState {
         forecast: &ForecastDefaults,
     ) -> Timestamp {
         let latest = self.now.after(WINDOW);
-        let most = forecast.most_reach(limit_tpm).saturating_sub(ask.reach);
+        let most = self.most_reach(limit_tpm, forecast).saturating_sub(ask.reach);
         let unguarded = if ask.tokens > 0 { self.holds.reach_at_most_from(most) } else { Some(from) };
         let fit = from.max(unguarded.unwrap_or(latest));
         let fits = |charged: u64, expected: Expected| {
@@ -178,8 +179,13 @@ impl KeyState {
         let limit = self.limits(rules).generated;
         let most = declared.map_or(u64::MAX, |declared| declared.saturating_sub(produced)).min(limit);
         let mut course = self.lengths.course(&self.prior.hazards, produced, most, micros_per_token);
-        course.reach = course.reach.min(rules.forecast.most_reach_of_one(limit));
+        course.reach = course.reach.min(self.most_reach(limit, rules.forecast) / FEWEST_STREAMS);
         course
+    }
+
+    /// The guard: what the live streams may be able to produce within a minute.
+    fn most_reach(&self, limit_tpm: u64, forecast: &ForecastDefaults) -> u64 {
+        forecast.most_reach(limit_tpm, self.watch.is_on(self.now))
     }
 
     /// What the key's requests do, mixed with what its model's do while it has settled few.

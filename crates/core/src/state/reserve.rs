@@ -6,7 +6,7 @@ use super::expectation::GeneratedAsk;
 use super::{Forget, KeyState, KnownRequest, Rules};
 use crate::ask::Request;
 use crate::decision::{Allowed, Answer, Bound, Denial, Denied};
-use crate::forecast::{self, Course};
+use crate::forecast;
 use crate::holds::Hold;
 use crate::law::EPOCH_SECONDS;
 use crate::reservation::{MEMORY, Number, REPLAY, Reservation, Stated};
@@ -60,7 +60,9 @@ impl KeyState {
             return Ok(self.deny(denial, wait, ask, windows, rules));
         }
         let mut course = self.course(0, request.max_generated_tokens, figures.micros_per_token(), rules);
-        // The answer says that the mean is held. What is expected to come, and when, is the course's to say: it may be more.
+        let duration = forecast::duration(course.total, figures.micros_per_token());
+        // The answer says that a typical answer is held. What is expected to come, and when, is the course's to say: rare long
+        // answers make it more.
         course.total = ask.generated;
         let full = self.full(&ask, course.reach, &limits, rules);
         if full != PerWindow::default() {
@@ -74,7 +76,7 @@ impl KeyState {
             if self.live.len() < reserve.most_reservations { number() } else { Err(Bound::ReservationsPerKey) };
         match number {
             Ok(number) => {
-                self.admit(number, reserve, ask, &course, figures.micros_per_token());
+                self.admit(number, reserve, ask, Hold::new(&course, self.now, self.now, duration));
                 let allowed =
                     Allowed { number, reserved: ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
                 Ok(Answer { outcome: Ok(allowed), windows: self.windows(rules) })
@@ -99,9 +101,8 @@ impl KeyState {
         self.deny(denial, None, ask, PerWindow::default(), rules)
     }
 
-    fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, course: &Course, pace: u64) {
+    fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, hold: Hold) {
         let request = reserve.request;
-        let duration = forecast::duration(ask.generated, pace);
         let expires_at = self.now.after(request.ttl);
         let reservation = Reservation {
             admitted_at: self.now,
@@ -113,7 +114,7 @@ impl KeyState {
             counted: [0, 0],
             generated: 0,
             reported_at: self.now,
-            hold: Hold::new(course, self.now, self.now, duration),
+            hold,
             timer_at: expires_at,
         };
         self.prompt.charge(self.now, reservation.charged);

@@ -1,0 +1,172 @@
+//! What the forecast lets in: the margin of the sum, the guard, declared maxima, and the waits that follow from them.
+
+use super::*;
+use crate::decision::Allowed;
+
+/// Settles `count` streams of alternating lengths, a minute apart, so that the forecast has a mean and a deviation.
+fn teach(key: &mut Key, lengths: [u64; 2]) {
+    for step in 0..64 {
+        let ticket = key.admit(&Request { max_generated_tokens: None, ..request(1, 1, 0) });
+        key.now += 10_000;
+        key.settle(&ticket, lengths[step % 2]).expect("live");
+        key.now += 120_000;
+    }
+}
+
+#[test]
+fn the_margin_of_the_sum_narrows_what_remains() {
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    let remaining = |lengths, sigmas| {
+        let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 100_000));
+        key.forecast.margin_sigmas_permille = sigmas;
+        teach(&mut key, lengths);
+        for _ in 0..100 {
+            key.admit(&asked);
+        }
+        key.windows().generated.remaining_tokens
+    };
+    let margin = |lengths| remaining(lengths, 0) - remaining(lengths, 2_576);
+    // 100 streams of 200 tokens each. Their mean may be off by 2.5 %: 500. With a deviation of 100 each, that of the sum is
+    // 1,000 beside it.
+    let (alike, varied) = (margin([200, 200]), margin([100, 300]));
+    assert!((1_288..1_700).contains(&alike), "{alike}");
+    assert!((2_800..3_400).contains(&varied), "2.576 deviations of the sum, not of each: {varied}");
+}
+
+#[test]
+fn the_guard_bounds_what_all_streams_could_produce_within_a_minute() {
+    let admitted = |guard_permille, declared| {
+        let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+        key.forecast.guard_permille = guard_permille;
+        // Answers of 10 tokens, too short to show a pace: 40 tokens a second are taken for granted.
+        teach(&mut key, [10, 10]);
+        let asked = Request { max_generated_tokens: declared, ..request(1, 1, 0) };
+        (0..2_000).take_while(|_| key.ask(&asked).outcome.is_ok()).count()
+    };
+    assert_eq!(admitted(2_000, None), 30, "2 * 36,000 / 2,400");
+    assert_eq!(admitted(1_000, None), 15);
+    assert!(admitted(0, None) > 1_000);
+    assert!(admitted(2_000, Some(100)) > 500, "no more than they declare");
+    // However small the limit, eight streams may run.
+    let mut small = Key::new(Tokens::new(1_000, 1_000, 240));
+    teach(&mut small, [10, 10]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    assert_eq!((0..100).take_while(|_| small.ask(&asked).outcome.is_ok()).count(), 8);
+}
+
+#[test]
+fn giants_after_small_answers_overrun_the_limit_once() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    let mut salvo = |minutes_later: u64| {
+        key.now += minutes_later * 60_000;
+        for _ in 0..20 {
+            let ticket = key.admit(&asked);
+            key.now += 1_000;
+            key.settle(&ticket, 10).expect("live");
+        }
+        let mut streams = Vec::new();
+        while let Answer { outcome: Ok(allowed), .. } = key.ask(&asked) {
+            let Allowed { number, admitted_at, ttl, reserved, .. } = allowed;
+            streams.push(Ticket { number, admitted_at, ttl, reserved });
+        }
+        let mut most = 0;
+        for second in 1..=120 {
+            key.now += 1_000;
+            for stream in &streams {
+                key.progress(stream, second * 40).expect("live");
+            }
+            most = key.windows().generated.used_tokens.max(most);
+        }
+        for stream in &streams {
+            key.settle(stream, 4_800).expect("live");
+        }
+        (streams.len(), most / 1_000)
+    };
+    assert_eq!(salvo(0), (30, 72), "at 2,400 tokens a minute each");
+    assert_eq!(salvo(10), (15, 36));
+    assert!(salvo(24 * 60 + 1).0 > 15, "a day later only the lengths are remembered");
+}
+
+#[test]
+fn streams_teach_by_their_progress_before_they_settle() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 100_000));
+    teach(&mut key, [50, 50]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    let streams: Vec<_> = (0..10).map(|_| key.admit(&asked)).collect();
+    let expected = |key: &Key| key.state.lengths.course(&key.fallback.hazards, 0, 100_000, 25_000).total;
+    let before = expected(&key);
+    for second in 1..=50 {
+        key.now += 1_000;
+        for stream in &streams {
+            key.progress(stream, second * 40).expect("live");
+        }
+    }
+    assert!(before < 70 && expected(&key) > 150, "{before}, then {}", expected(&key));
+}
+
+#[test]
+fn the_guards_wait_is_for_a_stream_to_end() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+    teach(&mut key, [10, 10]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    let streams: Vec<_> = (0..30).map(|_| key.admit(&asked)).collect();
+    let denied = key.ask(&asked).outcome.expect_err("the guard is full");
+    // 10 tokens at 40 a second, at least a second.
+    assert_eq!((denied.denial, denied.retry_after), (Denial::WindowFull, Some(Duration::from_secs(1))));
+    assert_eq!(key.windows().generated.remaining_tokens, 0);
+    key.now += 1_000;
+    key.settle(&streams[0], 10).expect("live");
+    key.admit(&asked);
+}
+
+#[test]
+fn what_streams_have_declared_bounds_what_is_expected_of_them_margin_and_all() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 10_000));
+    let asked = request(1, 1, 10);
+    // All of the limit, to the token, and not one more.
+    assert_eq!((0..2_000).take_while(|_| key.ask(&asked).outcome.is_ok()).count(), 1_000);
+}
+
+#[test]
+fn a_wait_among_holds_is_for_the_charges_to_leave() {
+    let mut key = Key::new(Tokens::new(1_000, 1_000, 1_000));
+    let first = key.admit(&request(1, 1, 900));
+    key.now = 100;
+    key.settle(&first, 900).expect("live");
+    key.now = 30_000;
+    // A stream that will have produced its 50 tokens long before the 900 leave.
+    key.admit(&request(1, 1, 50));
+    let answer = key.ask(&request(1, 1, 100));
+    let wait = answer.outcome.expect_err("full").retry_after.expect("it fits later");
+    assert_eq!(wait, Duration::from_millis(60_100 - 30_000));
+}
+
+#[test]
+fn a_wait_is_for_the_windows_that_bind() {
+    // 900 prompt tokens at 0 s; a stream of 1,000 tokens over 200 s from 50 s on. Only the prompt is in the way, and only
+    // until 60 s: what the stream produces much later keeps nobody waiting.
+    let mut key = Key::new(Tokens::new(1_000, 1_000, 1_000));
+    key.forecast.tokens_per_second = 5;
+    key.fallback = Prior::from_defaults(&key.forecast);
+    let first = key.admit(&request(900, 900, 0));
+    key.settle(&first, 0).expect("live");
+    key.now = 50_000;
+    key.fallback.clone_from(&Prior::from_defaults(&ForecastDefaults { generated_tokens: 1_000, ..key.forecast }));
+    key.forecast.margin_sigmas_permille = 0;
+    key.admit(&request(1, 1, 1_000));
+    let asked = request(200, 200, 600);
+    let wait = key.ask(&asked).outcome.expect_err("full").retry_after.expect("it fits later");
+    assert_eq!(wait, Duration::from_secs(10));
+    key.now += 10_000;
+    key.admit(&asked);
+}
+
+#[test]
+fn one_absurd_settlement_does_not_move_the_forecast_beyond_the_limit() {
+    let mut key = Key::new(LIMIT);
+    let ticket = key.admit(&request(1, 1, 0));
+    let counts = SettleCounts { generated_tokens: Some(MAX_TOKENS), ..SettleCounts::default() };
+    let sample = key.settle_counts(&ticket, &counts).expect("live").sample.expect("applied");
+    assert_eq!(sample.used.generated, LIMIT.generated);
+}
