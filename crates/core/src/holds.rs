@@ -160,13 +160,13 @@ impl Holds {
             });
         } else {
             self.fade_slope.add(fade.times(wide));
-            self.faded.add(fade.times(wide * i128::from(now - hold.end)));
+            self.faded.add(hold.faded_by(now).times(wide));
         }
         self.fade_knot(hold.gone, |knot| {
             knot.slope.add(fade.times(-wide));
             knot.gone.top.add(top.times(sign));
             knot.gone.held += hold.held() * wide;
-            knot.gone.faded.add(fade.times(wide * i128::from(hold.gone - hold.end)));
+            knot.gone.faded.add(hold.faded_by(hold.gone).times(wide));
             knot.gone.reach = knot.gone.reach.wrapping_add(reach);
             knot.gone.most = knot.gone.most.wrapping_add(most);
         });

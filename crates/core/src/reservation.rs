@@ -96,6 +96,10 @@ pub struct Reservation {
     pub hold: Hold,
     /// The instant of its timer, at or before `expires_at`.
     pub timer_at: Timestamp,
+    /// Its pace: microseconds for a token; at least 1.
+    pub micros_per_token: u64,
+    /// When it is looked at next, in case it has said nothing.
+    pub look_at: Timestamp,
 }
 
 impl Reservation {
@@ -114,6 +118,8 @@ impl Reservation {
             reported_at: ticket.admitted_at,
             hold: Hold::default(),
             timer_at: ticket.admitted_at,
+            micros_per_token: 1,
+            look_at: ticket.admitted_at,
         }
     }
 }

@@ -20,6 +20,7 @@ use watch::Watch;
 mod end;
 mod expectation;
 mod reserve;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -95,6 +96,8 @@ pub struct KeyState {
     issued: Issued,
     expiries: BTreeSet<(Timestamp, Number)>,
     forgets: BTreeSet<(Timestamp, Forget)>,
+    /// When streams that say nothing are looked at.
+    looks: BTreeSet<(Timestamp, Number)>,
     /// The last reservation whose tokens may still come and that was forgotten before its time.
     forgotten: Option<Number>,
     /// Until when ids of this key's reservations are good.
@@ -124,6 +127,7 @@ impl KeyState {
             issued: Issued::default(),
             expiries: BTreeSet::new(),
             forgets: BTreeSet::new(),
+            looks: BTreeSet::new(),
             forgotten: None,
             ids_good_until: Timestamp::ZERO,
             expired: 0,
@@ -141,6 +145,11 @@ impl KeyState {
             let Some(&(at, number)) = self.expiries.first().filter(|(at, _)| *at <= self.now) else { break };
             self.expiries.remove(&(at, number));
             self.on_expiry(number);
+        }
+        for _ in 0..TIMERS_AT_ONCE {
+            let Some(&(at, number)) = self.looks.first().filter(|(at, _)| *at <= self.now) else { break };
+            self.looks.remove(&(at, number));
+            self.on_look(number, rules);
         }
         for _ in 0..TIMERS_AT_ONCE {
             let Some(&(at, what)) = self.forgets.first().filter(|(at, _)| *at <= self.now) else { break };

@@ -71,8 +71,8 @@ impl MemoryBounds {
         // Sub-buckets: 512 of 24 and of 16 bytes; the knots of live streams. Trees: nodes are at worst half empty.
         let names = 3 * MAX_NAME_BYTES as u64;
         let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + names;
-        // A reservation in its tree, its two timers, and two knots of its fading; of one that ended, its last state.
-        let reservation = 2 * size_of::<Reservation>() as u64 + 700;
+        // A reservation in its tree, its three timers, and two knots of its fading; of one that ended, its last state.
+        let reservation = 2 * size_of::<Reservation>() as u64 + 780;
         let remembered = size_of::<Reservation>() as u64 + 300;
         let sum = [(self.keys, key), (self.reservations, reservation), (self.remembered, remembered)];
         sum.into_iter().fold(0, |sum, (count, bytes)| sum.saturating_add(count.saturating_mul(bytes)))

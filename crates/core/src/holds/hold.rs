@@ -12,6 +12,9 @@ pub const SHORTEST_FADE: Duration = Duration::from_secs(60);
 /// Most variance of one hold, tokens squared, so that the sum over 100,000 holds stays within 63 bits.
 const MOST_VARIANCE: u64 = 1 << 37;
 
+/// Most that a stream is believed to have produced without a report: the longest answer that a course knows of.
+const MOST_UNREPORTED: u64 = 1 << 21;
+
 /// Expected output and its variance: a level, a slope per second, or a change of slope.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Line {
@@ -37,6 +40,8 @@ pub struct Hold {
     /// What the stream could produce within a minute, and at most.
     pub(super) reach: u64,
     pub(super) most: u64,
+    /// What it is believed to have produced by the start of its course and has not reported, with [`TOKEN_DIGITS`].
+    pub(super) base: i64,
     /// Slopes up to each mark.
     pub(super) slopes: [Line; MARKS.len()],
     /// The last report.
@@ -44,6 +49,8 @@ pub struct Hold {
     /// Seconds since the epoch: of the expected end, and of the end of the fading.
     pub(super) end: u64,
     pub(super) gone: u64,
+    /// From when on the course fades, in seconds since the epoch; not before `end`.
+    pub(super) fades_from: u64,
 }
 
 impl Hold {
@@ -76,7 +83,42 @@ impl Hold {
             };
             (from, at) = (level, MARKS[mark]);
         }
-        Self { tokens: course.total, reach: course.reach, most: course.most, slopes, since: now, end, gone }
+        let (tokens, reach, most) = (course.total, course.reach, course.most);
+        Self { tokens, reach, most, base: 0, slopes, since: now, end, gone, fades_from: end }
+    }
+
+    /// The same hold `now`, of a stream that has said nothing since and has not ended: it is believed to have produced
+    /// `unreported` tokens, and to go on by `course`. What is held of it and when that fades stay as they are.
+    #[must_use]
+    pub fn silent(&self, unreported: u64, course: &Course, now: Timestamp) -> Self {
+        let second = now.as_seconds();
+        if self.tokens == 0 || second >= self.gone {
+            return *self;
+        }
+        // What has faded is not believed again.
+        let (left, whole) = if second > self.end { (self.gone - second, self.gone - self.end) } else { (1, 1) };
+        let believed =
+            |level: u64| i64::try_from(u128::from(level) * u128::from(left) / u128::from(whole)).unwrap_or(i64::MAX);
+        let mut slopes = [Line::default(); MARKS.len()];
+        let (mut from, mut at) = (Line::default(), 0);
+        for (mark, slope) in slopes.iter_mut().enumerate() {
+            // The last knot of the course, a second after its end, is not after the hold is gone.
+            if second + MARKS[mark] >= self.gone {
+                break;
+            }
+            let level = Line {
+                produced: believed(course.produced[mark]),
+                variance: believed(course.variance[mark].min(MOST_VARIANCE)),
+            };
+            let seconds = i64::try_from(MARKS[mark] - at).unwrap_or(1);
+            *slope = Line {
+                produced: (level.produced - from.produced) / seconds,
+                variance: (level.variance - from.variance + seconds - 1) / seconds,
+            };
+            (from, at) = (level, MARKS[mark]);
+        }
+        let base = believed(unreported.min(MOST_UNREPORTED) << TOKEN_DIGITS);
+        Self { base, slopes, since: now, fades_from: self.end.max(second), ..*self }
     }
 
     /// Tokens held at the start.
@@ -85,10 +127,18 @@ impl Hold {
         self.tokens
     }
 
+    /// Tokens that the stream could produce at most, from its last report on.
+    #[must_use]
+    pub const fn most(&self) -> u64 {
+        self.most
+    }
+
     /// The first straight line, continued back to the second of the report: level and slope there.
     pub(super) fn start(&self) -> (Line, Line) {
         let slope = self.slopes[0];
-        (slope.times(-self.fraction()), slope.times(SECOND))
+        let mut level = slope.times(-self.fraction());
+        level.produced += self.base * SECOND;
+        (level, slope.times(SECOND))
     }
 
     /// How far the second of the report had gone, in 1/[`SECOND`].
@@ -114,7 +164,7 @@ impl Hold {
 
     /// What the course comes to.
     pub(super) fn top(&self) -> Line {
-        let mut top = Line::default();
+        let mut top = Line { produced: self.base * SECOND, variance: 0 };
         let mut at = 0;
         for (slope, mark) in self.slopes.into_iter().zip(MARKS) {
             top.add(slope.times(i64::try_from(mark - at).unwrap_or(0) * SECOND));
@@ -129,9 +179,16 @@ impl Hold {
         // Rounded up, so that half a fading leaves half and not a token more.
         Fade {
             held: (self.held() + seconds - 1) / seconds,
-            produced: i128::from(self.top().produced) / seconds,
+            produced: i128::from(self.top().produced) / i128::from(self.gone - self.fades_from),
             reach: i128::from(self.reach) / seconds,
         }
+    }
+
+    /// What fading has taken by `second`, which is not before the fading began.
+    pub(super) fn faded_by(&self, second: u64) -> Fade {
+        let fade = self.fade();
+        let seconds = i128::from(second - self.end);
+        Fade { produced: fade.produced * i128::from(second - self.fades_from), ..fade.times(seconds) }
     }
 
     pub(super) fn held(&self) -> i128 {

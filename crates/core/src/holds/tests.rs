@@ -32,14 +32,14 @@ impl Hold {
             return 0.0;
         }
         let elapsed = then.since(self.since).as_secs_f64();
-        let (mut produced, mut from) = (0.0, 0.0);
+        let (mut produced, mut from) = (self.base as f64, 0.0);
         for (slope, mark) in self.slopes.into_iter().zip(MARKS) {
             let mark = mark as f64;
             produced += slope.produced as f64 * (elapsed.min(mark) - from).max(0.0);
             from = mark;
         }
         let top = self.top().produced as f64 / SECOND as f64;
-        let faded = now.as_seconds().saturating_sub(self.end) as f64 / (self.gone - self.end) as f64;
+        let faded = now.as_seconds().saturating_sub(self.fades_from) as f64 / (self.gone - self.fades_from) as f64;
         (produced - top * faded) / f64::from(1 << TOKEN_DIGITS)
     }
 }
@@ -88,6 +88,31 @@ fn the_hold_of_a_silent_stream_fades_over_a_minute_or_twice_its_duration() {
 }
 
 #[test]
+fn a_silent_stream_is_believed_to_go_on_until_its_hold_has_faded() {
+    let mut holds = Holds::default();
+    holds.advance(at(0));
+    let hold = Hold::new(&steady(100, 10, 0), at(0), at(0), seconds(10));
+    holds.insert(&hold);
+    holds.advance(at(8_000));
+    let course = steady(1_000, 10, 0);
+    let silent = hold.silent(80, &course, at(8_000));
+    holds.remove(&hold);
+    holds.insert(&silent);
+    assert_eq!((holds.held(), holds.ahead().by(at(8_000)).tokens, holds.ahead().by(at(18_000)).tokens), (100, 80, 180));
+    // Half of the fading from 10 s to 70 s has passed: half of what its pace allows for is believed, and half of what follows.
+    holds.advance(at(40_000));
+    holds.remove(&silent);
+    let silent = silent.silent(400, &course, at(40_000));
+    holds.insert(&silent);
+    assert_eq!(
+        (holds.held(), holds.ahead().by(at(40_000)).tokens, holds.ahead().by(at(50_000)).tokens),
+        (50, 200, 250)
+    );
+    holds.advance(at(70_000));
+    assert_eq!(holds, Holds { now: holds.now, ..Holds::default() });
+}
+
+#[test]
 fn a_hold_does_not_fade_before_its_expected_end() {
     let mut holds = Holds::default();
     holds.advance(at(999));
@@ -126,16 +151,22 @@ proptest! {
     #[test]
     fn the_aggregate_is_the_sum_of_the_holds(
         steps in prop::collection::vec(
-            (0_u64..20_000, 0_u64..1 << 21, 1_u64..2_000, 1_u64..200, any::<bool>(), any::<prop::sample::Index>()), 1..60,
+            (0_u64..20_000, 0_u64..1 << 21, 1_u64..2_000, 1_u64..200, 0..4, any::<prop::sample::Index>()), 1..60,
         ),
     ) {
         let (mut holds, mut live, mut now) = (Holds::default(), Vec::<Hold>::new(), 0);
-        for (wait, total, rate, remaining, drop, which) in steps {
+        for (wait, total, rate, remaining, action, which) in steps {
             now += wait;
             holds.advance(at(now));
-            if drop && !live.is_empty() {
+            if action == 0 && !live.is_empty() {
                 let hold = live.swap_remove(which.index(live.len()));
                 holds.remove(&hold);
+            } else if action == 1 && !live.is_empty() {
+                let index = which.index(live.len());
+                let hold = &mut live[index];
+                holds.remove(hold);
+                *hold = hold.silent(rate * remaining, &steady(total, rate, total), at(now));
+                holds.insert(hold);
             } else {
                 let hold = Hold::new(&steady(total, rate, total), at(now.saturating_sub(5_000)), at(now), seconds(remaining));
                 holds.insert(&hold);

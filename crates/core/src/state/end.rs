@@ -226,6 +226,7 @@ impl KeyState {
         let live = self.live.remove(&number)?;
         self.holds.remove(&live.hold);
         self.expiries.remove(&(live.timer_at, number));
+        self.looks.remove(&(live.look_at, number));
         Some(Reservation { hold: Hold::default(), ..live })
     }
 
@@ -265,6 +266,7 @@ impl KeyState {
         self.holds.remove(&live.hold);
         self.holds.insert(&hold);
         live.hold = hold;
+        live.micros_per_token = pace;
     }
 }
 

@@ -76,7 +76,8 @@ impl KeyState {
             if self.live.len() < reserve.most_reservations { number() } else { Err(Bound::ReservationsPerKey) };
         match number {
             Ok(number) => {
-                self.admit(number, reserve, ask, Hold::new(&course, self.now, self.now, duration));
+                let hold = Hold::new(&course, self.now, self.now, duration);
+                self.admit(number, reserve, ask, hold, figures.micros_per_token());
                 let allowed =
                     Allowed { number, reserved: ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
                 Ok(Answer { outcome: Ok(allowed), windows: self.windows(rules) })
@@ -101,10 +102,10 @@ impl KeyState {
         self.deny(denial, None, ask, PerWindow::default(), rules)
     }
 
-    fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, hold: Hold) {
+    fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, hold: Hold, pace: u64) {
         let request = reserve.request;
         let expires_at = self.now.after(request.ttl);
-        let reservation = Reservation {
+        let mut reservation = Reservation {
             admitted_at: self.now,
             ttl: request.ttl,
             expires_at,
@@ -116,7 +117,10 @@ impl KeyState {
             reported_at: self.now,
             hold,
             timer_at: expires_at,
+            micros_per_token: pace,
+            look_at: self.now,
         };
+        self.look_after(number, &mut reservation);
         self.prompt.charge(self.now, reservation.charged);
         self.holds.insert(&reservation.hold);
         self.expiries.insert((expires_at, number));

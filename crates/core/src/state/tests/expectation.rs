@@ -170,3 +170,36 @@ fn one_absurd_settlement_does_not_move_the_forecast_beyond_the_limit() {
     let sample = key.settle_counts(&ticket, &counts).expect("live").sample.expect("applied");
     assert_eq!(sample.used.generated, LIMIT.generated);
 }
+
+#[test]
+fn a_stream_that_has_not_settled_is_believed_to_be_a_long_one() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+    teach(&mut key, [100, 2_000]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    for _ in 0..10 {
+        key.admit(&asked);
+    }
+    let room = |key: &mut Key| 36_000 - key.windows().generated.remaining_tokens;
+    let at_first = room(&mut key);
+    key.now += 12_000;
+    let later = room(&mut key);
+    // The short ones would have settled after 10 s, as all before them.
+    assert!(later > at_first * 5 / 4, "{at_first}, then {later}");
+    // Nobody hears of them for good: what is believed of them fades with their holds.
+    key.now += 300_000;
+    assert_eq!(room(&mut key), 0);
+}
+
+#[test]
+fn a_silent_stream_is_not_believed_to_exceed_its_declared_maximum() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+    teach(&mut key, [100, 2_000]);
+    let declared = Request { max_generated_tokens: Some(150), ..request(1, 1, 0) };
+    for _ in 0..100 {
+        key.admit(&declared);
+    }
+    for _ in 0..10 {
+        key.now += 3_000;
+        assert!(key.windows().generated.remaining_tokens >= 36_000 - 100 * 150);
+    }
+}
