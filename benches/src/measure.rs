@@ -252,8 +252,14 @@ mod tests {
         };
         let report = study.report("test", 1_000, &workload, NonZeroUsize::MIN, &|_| {});
         let expected = Figures::of(&report.policies[0]);
-        let setup =
-            Setup { rules: &rules, forecast: &forecast, progress_every: every, cache_known: true, record: false };
+        let setup = Setup {
+            rules: &rules,
+            forecast: &forecast,
+            progress_every: every,
+            cache_known: true,
+            capacity: None,
+            record: false,
+        };
         let baseline = Baseline::of(&run(&workload, Policy::Oracle, &setup, |_| {}), &rules);
         let outcome = run(&workload, Policy::Forecast, &setup, |_| {});
         assert_eq!((expected.p99, expected.max), overshoot(&outcome));

@@ -15,6 +15,7 @@ use crate::StudyError;
 use crate::traces::{Subject, Trace};
 
 mod adaptive;
+mod busy;
 mod cost;
 mod frontier;
 mod gaming;
@@ -38,6 +39,8 @@ pub enum Section {
     Gaming,
     /// Under the adaptive law: a ramp and a launch.
     Adaptive,
+    /// A busy deployment: squeeze and shedding.
+    Busy,
     /// Halves of the traces, and perturbed ones.
     Split,
     /// Nanoseconds of a decision.
@@ -86,6 +89,7 @@ impl Section {
             Self::Step => Ok(step::markdown(scope)),
             Self::Gaming => Ok(gaming::markdown(scope)),
             Self::Adaptive => Ok(adaptive::markdown(scope)),
+            Self::Busy => Ok(busy::markdown(scope)),
             Self::Split => Ok(split::markdown(scope)),
             Self::Cost => Ok(cost::markdown()),
         }
@@ -128,6 +132,7 @@ impl Conduct {
             forecast: &self.forecast,
             progress_every: self.progress_every,
             cache_known: self.cache_known,
+            capacity: None,
             record,
         }
     }

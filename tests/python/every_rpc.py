@@ -10,9 +10,10 @@ import argparse
 import pathlib
 import sys
 import tempfile
+import time
 
 import grpc
-from google.protobuf import duration_pb2, field_mask_pb2
+from google.protobuf import duration_pb2, field_mask_pb2, timestamp_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_tools import protoc
@@ -55,7 +56,9 @@ def main() -> None:
     operate(admin, admin_pb2)
     reserve_and_settle(limiter, limiter_pb2)
     bad_input(limiter, limiter_pb2)
+    pressure(limiter, limiter_pb2)
     limits(admin, limiter_pb2)
+    steering(limiter, admin)
     unimplemented(limiter, admin)
 
     every = {
@@ -205,10 +208,43 @@ def bad_input(limiter, pb):
     assert "reservation_id" in details, details
 
 
+def pressure(limiter, pb):
+    busy = pb.Pressure(model="large", variant="turbo", pressure_permille=900)
+    limiter.call("ReportPressure", pb.ReportPressureRequest(reporter="python", reports=[busy]))
+    busy.pressure_permille = 1_000_001
+    details = limiter.fail(
+        "ReportPressure",
+        pb.ReportPressureRequest(reporter="python", reports=[busy]),
+        grpc.StatusCode.INVALID_ARGUMENT,
+    )
+    assert "reports[0].pressure_permille" in details, details
+
+
 def limits(admin, pb):
     listed = admin.call("ListLimits", admin.messages.ListLimitsRequest(account="python")).limits
     assert [row.key.variant for row in listed] == ["turbo"], listed
     assert len(listed[0].windows) == 3 and listed[0].tier == "tier-1", listed
+    watched = admin.call("WatchLimits", admin.messages.WatchLimitsRequest(account="python"))
+    first = next(watched).limits
+    watched.cancel()
+    assert [row.key.variant for row in first] == ["turbo"], first
+
+
+def steering(limiter, admin):
+    """A dry run, a boost, and the log of what was written."""
+    pb = admin.messages
+    until = timestamp_pb2.Timestamp(seconds=int(time.time()) + 3600)
+    boost = dict(scope=pb.Scope(account="boosted"), limit_tpm=limiter.messages.Tokens(prompt=7_200_000), expire_time=until)
+    log = pb.ListChangesRequest(page_size=1)
+    before = admin.call("ListChanges", log)
+    admin.call("Boost", pb.BoostRequest(options=pb.WriteOptions(dry_run=True), **boost))
+    assert admin.call("ListChanges", log) == before
+    admin.call("Boost", pb.BoostRequest(options=pb.WriteOptions(reason="launch"), **boost))
+    newest = admin.call("ListChanges", log).changes[0]
+    assert (newest.rpc, newest.object, newest.reason) == ("Boost", "boost/boosted", "launch"), newest
+    assert newest.peer and newest.after_json and not newest.before_json, newest
+    key = limiter.messages.LimitKey(account="nobody", model="large")
+    admin.fail("ResetLimit", pb.ResetLimitRequest(key=key), grpc.StatusCode.NOT_FOUND)
 
 
 def unimplemented(limiter, admin):
@@ -218,19 +254,11 @@ def unimplemented(limiter, admin):
     limiter.fail("BatchCheckAndReserve", pb.BatchCheckAndReserveRequest(), code)
     limiter.fail("BatchSettle", pb.BatchSettleRequest(), code)
     limiter.fail("Pipeline", iter([pb.PipelineRequest(call_id=1)]), code)
-    limiter.fail("ReportPressure", pb.ReportPressureRequest(), code)
     key = pb.LimitKey(account="python", model="large")
     for view in (pb.RESPONSE_VIEW_HEADERS, pb.RESPONSE_VIEW_WINDOWS, pb.RESPONSE_VIEW_DECISION):
         limiter.fail("CheckAndReserve", pb.CheckAndReserveRequest(key=key, prompt_tokens=1, view=view), code)
     pb = admin.messages
-    admin.fail("WatchLimits", pb.WatchLimitsRequest(), code)
     admin.fail("ExplainLimit", pb.ExplainLimitRequest(key=key), code)
-    admin.fail("ResetLimit", pb.ResetLimitRequest(key=key), code)
-    admin.fail("Boost", pb.BoostRequest(), code)
-    admin.fail("ListChanges", pb.ListChangesRequest(), code)
-    tier = pb.Tier(name="tier-1")
-    dry = pb.WriteOptions(dry_run=True)
-    admin.fail("UpdateTier", pb.UpdateTierRequest(tier=tier, options=dry), code)
 
 
 if __name__ == "__main__":

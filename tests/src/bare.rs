@@ -14,6 +14,7 @@ use tidegate_core::policy::{Policy, Resolved};
 use tidegate_core::reservation::{Number, Ticket};
 use tidegate_core::state::{KeyState, Reserve, Rules, SettleCounts};
 use tidegate_core::time::Timestamp;
+use tidegate_core::window::PerWindow;
 
 use crate::ledger::{Key, Tokens};
 use crate::log::{Call, CallLog};
@@ -54,15 +55,18 @@ impl Bare {
         let names = KeyRef::new(&key.0, &key.1, &key.2).expect("the server took the names");
         let (resolved, state) = self.keys.entry(key.clone()).or_insert_with(|| {
             let resolved = self.policy.resolve(names, now);
-            (resolved, KeyState::new(now, names.phase_seconds(), &resolved.bounds, &self.defaults))
+            let state = KeyState::new(now, names.phase_seconds(), &resolved.bounds, &self.defaults);
+            (resolved, state)
         });
         let model = self.models.get(&(key.1.clone(), key.2.clone()));
         let fallback = model.map_or(self.defaults, |model| *model.prior());
         let rules = Rules {
             bounds: &resolved.bounds,
             law: &resolved.law,
+            boosts: &resolved.boosts,
             fallback: &fallback,
             forecast: &self.forecast,
+            pressure: PerWindow::default(),
             incarnation: 1,
         };
         step(state, &rules)

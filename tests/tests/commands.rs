@@ -88,6 +88,40 @@ async fn operators_change_limits_and_see_them() {
     gateway.verdict().assert_clean();
 }
 
+#[tokio::test]
+async fn a_launch_is_planned_dry_made_and_found_in_the_log() {
+    let server = Setup::release().start();
+    let gateway = Gateway::of(&server).await;
+    let ask = Ask::of("acme").tokens(10, 1, 0);
+    gateway.allow(&ask).await;
+    let boost = ["admin", "boost", "--account", "acme", "--prompt", "7.2M", "--for", "1h", "--reason", "launch"];
+    let (plan, remark) = run(&server, 0, &[&boost[..], &["--dry-run"]].concat());
+    assert!(plan.contains("3,600,000 -> 7,2") && plan.contains("acme"), "{plan}");
+    assert!(remark.contains("1 limits raised") && remark.contains("nothing was changed"), "{remark}");
+    assert_eq!(gateway.windows(&ask).await.limits()[0], 3_600_000);
+    let (log, _) = run(&server, 0, &["admin", "changes", "--json"]);
+    assert_eq!(log, "", "a dry run is not in the log");
+
+    run(&server, 0, &boost);
+    let limit = gateway.windows(&ask).await.limits()[0];
+    assert!((7_200_000..7_222_000).contains(&limit), "{limit}");
+    run(&server, 0, &["admin", "accounts", "create", "acme", "--actor", "kim"]);
+    let (log, _) = run(&server, 0, &["admin", "changes", "--since", "1h", "--json"]);
+    let rows: Vec<Value> = log.lines().map(|row| serde_json::from_str(row).expect("one object a line")).collect();
+    let seen: Vec<_> = rows.iter().map(|row| (row["sequence"].as_u64(), row["object"].as_str())).collect();
+    assert_eq!(seen, [(Some(2), Some("account/acme")), (Some(1), Some("boost/acme"))], "{log}");
+    assert_eq!((&rows[0]["unverified_actor"], &rows[1]["reason"]), (&"kim".into(), &"launch".into()));
+    assert!(rows[0]["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{log}");
+    assert_eq!((&rows[0]["before"], &rows[0]["after"]["name"]), (&Value::Null, &"acme".into()));
+    let (table, _) = run(&server, 0, &["admin", "changes"]);
+    assert!(table.contains("CreateAccount") && table.contains("kim"), "{table}");
+
+    let past = ["admin", "boost", "--account", "acme", "--prompt", "9M", "--until", "2020-01-01T00:00:00Z"];
+    let (_, error) = run(&server, 2, &past);
+    assert!(error.contains("expire_time") && error.contains("future"), "{error}");
+    gateway.verdict().assert_clean();
+}
+
 #[test]
 fn the_example_configuration_is_right_and_serves() {
     let example = root().join("tidegate.example.toml");

@@ -1,12 +1,14 @@
-//! The rows of the specification, end to end over gRPC: A1 to A6, A9, A10.
+//! The rows of the specification, end to end over gRPC: A1 to A10.
 //!
-//! A4 moves limits over hours and runs on the test clock, A10 on both; the others run against the binary as it is released.
+//! A4, A7 and A8 take minutes to hours and run on the test clock, A10 on both; the others run against the binary as it is released.
 
 #![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
 
 use std::time::Duration;
 
-use tidegate_proto::v1::{Account, Decision, DenyReason, ModelBounds, Tier, UpdateAccountRequest, Window};
+use tidegate_proto::v1::{
+    Account, Decision, DenyReason, ModelBounds, Pressure, ReportPressureRequest, Tier, UpdateAccountRequest, Window,
+};
 use tidegate_tests::gateway::{Answer, Ask, Gateway, bounds};
 use tidegate_tests::server::Setup;
 
@@ -224,6 +226,95 @@ async fn a6_every_answer_carries_the_limits_in_tokens_per_second() {
     for (name, value) in headers(["3600000", "900000", "36000"], ["2400000", "600000", "36000"]) {
         assert_eq!(allowed.header(&name), Some(value.as_str()), "{name}");
     }
+}
+
+/// Says that the deployment of the asks' model is so busy, in all windows.
+async fn report_pressure(gateway: &Gateway, permille: u32) {
+    let pressure = Pressure { model: "m".into(), pressure_permille: permille, ..Pressure::default() };
+    let report = ReportPressureRequest { reporter: "gateway".into(), reports: vec![pressure], ttl: None };
+    gateway.raw().report_pressure(gateway.call(report)).await.expect("it is taken");
+}
+
+#[tokio::test]
+async fn a7_a_busy_model_answers_503_within_the_limit_and_429_above_it() {
+    const TICK: Duration = Duration::from_secs(10);
+    let server = Setup::test_clock().start();
+    let gateway = Gateway::of(&server).await;
+    let (within, above) = (Ask::of("within"), Ask::of("above"));
+    for account in ["within", "above"] {
+        gateway.account(account, "enterprise").await;
+    }
+    for _ in 0..20 {
+        for ask in [&within, &above] {
+            use_whole_limits(&gateway, ask).await;
+        }
+        gateway.advance(MINUTE);
+    }
+    for _ in 0..24 {
+        report_pressure(&gateway, 1_050).await;
+        for ask in [&within, &above] {
+            let windows = gateway.windows(ask).await;
+            let part = (windows.prompt().limit_tpm / 6).min(windows.prompt().remaining_tokens);
+            if part > 0 {
+                let answer = gateway.allow(&ask.clone().tokens(part, 0, 0)).await;
+                gateway.settle_as_admitted(&answer.reservation_id, 0).await;
+            }
+        }
+        gateway.advance(TICK);
+    }
+    report_pressure(&gateway, 1_050).await;
+
+    // In the same instant.
+    let windows = gateway.windows(&within).await;
+    let status = windows.prompt();
+    assert!(
+        status.floor_tpm <= status.effective_limit_tpm && status.effective_limit_tpm < status.limit_tpm,
+        "{status:?}"
+    );
+    let own = status.limit_tpm - status.used_tokens;
+    let denied = gateway.deny(&within.clone().tokens(own, 0, 0)).await;
+    assert_eq!((denied.http_status, denied.reason()), (503, DenyReason::Squeezed));
+    assert_eq!(denied.header("x-ratelimit-over-limit"), Some("no"));
+    assert_eq!(denied.header("x-should-retry"), Some("true"));
+    let limit = (status.limit_tpm / 60).to_string();
+    assert_eq!(denied.header("x-ratelimit-limit-tokens-prompt"), Some(limit.as_str()), "the published limit");
+    let wait = denied.wait().expect("a busy model says how long to wait");
+    assert!((1..=30).contains(&wait.as_secs()), "{wait:?}");
+    let windows = gateway.windows(&above).await;
+    let more = windows.prompt().limit_tpm - windows.prompt().used_tokens + 1;
+    let denied = gateway.deny(&above.clone().tokens(more, 0, 0)).await;
+    assert_eq!((denied.http_status, denied.reason()), (429, DenyReason::WindowFull));
+    assert_eq!(denied.header("x-ratelimit-over-limit"), Some("yes"));
+
+    // What the floor guarantees is not squeezed, and Priority is not.
+    gateway.allow(&Ask::of("new").tokens(FLOORS[0], 0, 0)).await;
+    gateway.allow(&within.clone().priority().tokens(own, 0, 0)).await;
+    gateway.verdict().assert_clean();
+}
+
+#[tokio::test]
+async fn a8_priority_is_shed_after_standard() {
+    let server = Setup::test_clock().start();
+    let gateway = Gateway::of(&server).await;
+    let ask = Ask::of("acme").tokens(1_000, 1_000, 0);
+    let mut shed = 0;
+    for _ in 0..60 {
+        report_pressure(&gateway, 1_600).await;
+        let answer = gateway.ask(&ask).await.expect("decided");
+        if !answer.allowed() {
+            assert_eq!((answer.http_status, answer.reason()), (503, DenyReason::Shed));
+            shed += 1;
+        }
+        gateway.allow(&ask.clone().priority()).await;
+        gateway.advance(Duration::from_secs(10));
+    }
+    assert!(shed > 30, "{shed}");
+    for _ in 0..18 {
+        report_pressure(&gateway, 300).await;
+        gateway.advance(Duration::from_secs(10));
+    }
+    gateway.allow(&ask).await;
+    gateway.verdict().assert_clean();
 }
 
 #[tokio::test]

@@ -53,19 +53,19 @@ const REPORTS: Duration = Duration::from_secs(30);
 
 /// Rows of a trace that can be drawn from, and the floors under which they are played.
 #[derive(Clone, Debug)]
-struct Sizes {
-    rows: Vec<Arrival>,
+pub(super) struct Sizes {
+    pub(super) rows: Vec<Arrival>,
     /// Share of the trace's rows.
     kept: f64,
-    floors: Tokens,
+    pub(super) floors: Tokens,
     /// Requests a minute that fill the fullest window to its floor, on average.
-    per_minute: f64,
+    pub(super) per_minute: f64,
 }
 
 impl Sizes {
-    /// Floors in the proportion of the mean tokens of the rows that are kept, as low as 95 % of the rows allow. `None` for a
-    /// trace without tokens.
-    fn fitted(trace: &Trace) -> Option<Self> {
+    /// Floors in the proportion of the mean tokens of the rows that are kept, as low as 95 % of the rows allow, which take at most
+    /// this share of any of them. `None` for a trace without tokens.
+    pub(super) fn fitted(trace: &Trace, at_most: f64) -> Option<Self> {
         let all = &trace.workload.requests;
         let mut rows = all.clone();
         let mut floors = Tokens::default();
@@ -81,7 +81,7 @@ impl Sizes {
             weights.sort_by(f64::total_cmp);
             let rank = usize::try_from(whole((weights.len() as f64 * KEPT).ceil())).ok()?.clamp(1, weights.len());
             let largest = weights[rank - 1];
-            floors = means.map(|mean| whole((mean * largest / LARGEST).ceil()).clamp(1, MAX_TOKENS / CEILING));
+            floors = means.map(|mean| whole((mean * largest / at_most).ceil()).clamp(1, MAX_TOKENS / CEILING));
             let kept: Vec<Arrival> = all.iter().filter(|row| weight(row) <= largest).copied().collect();
             let settled = kept.len() == rows.len();
             rows = kept;
@@ -193,7 +193,7 @@ pub(super) fn markdown(scope: &Scope) -> String {
         .iter()
         .flat_map(|trace| {
             let name = |floors| format!("{}, {floors} floors", trace.name);
-            let designs = [("fitted", Sizes::fitted(trace)), ("built-in", Sizes::built_in(trace))];
+            let designs = [("fitted", Sizes::fitted(trace, LARGEST)), ("built-in", Sizes::built_in(trace))];
             designs.into_iter().filter_map(move |(floors, sizes)| sizes.map(|sizes| (name(floors), sizes)))
         })
         .collect();
@@ -290,11 +290,11 @@ mod tests {
 
     #[test]
     fn floors_have_the_proportion_of_the_rows_that_are_kept() {
-        let sizes = Sizes::fitted(&trace()).expect("there are tokens");
+        let sizes = Sizes::fitted(&trace(), LARGEST).expect("there are tokens");
         assert_eq!(sizes.rows.len(), 99);
         assert_eq!(sizes.floors, Tokens::new(10_000, 5_000, 1_000), "each kept row takes 1 % of every floor");
         assert!((sizes.per_minute - 100.0).abs() < 1e-9);
-        assert!(Sizes::fitted(&Trace { workload: Workload::default(), ..trace() }).is_none());
+        assert!(Sizes::fitted(&Trace { workload: Workload::default(), ..trace() }, LARGEST).is_none());
         let built_in = Sizes::built_in(&trace()).expect("most rows are small enough");
         assert_eq!((built_in.rows.len(), built_in.floors), (99, BUILT_IN_FLOORS));
         assert!((built_in.per_minute - 3_600.0).abs() < 1e-9, "generated tokens fill their floor first");
@@ -307,7 +307,7 @@ mod tests {
         let ramp: Vec<f64> = ramp().collect();
         assert!((ramp[600] / ramp[0] - 2.0).abs() < 1e-9);
         assert!((ramp[ramp.len() - 1] - 14.4).abs() < 1e-12 && ramp.len() > 2_900 + 600);
-        let sizes = Sizes::fitted(&trace()).expect("there are tokens");
+        let sizes = Sizes::fitted(&trace(), LARGEST).expect("there are tokens");
         let workload = sizes.workload(1, std::iter::repeat_n(2.0, 600));
         let generated: u64 = workload.requests.iter().map(|request| request.generated_tokens).sum();
         // Ten minutes at two floors of 1,000; five deviations of 2,000 requests.
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_launch_is_denied_while_the_limit_grows_and_not_before() {
-        let sizes = Sizes::fitted(&trace()).expect("there are tokens");
+        let sizes = Sizes::fitted(&trace(), LARGEST).expect("there are tokens");
         let outcome = sizes.play(&sizes.workload(1, launch()));
         let first = outcome.keys[0].record.as_ref().and_then(|record| record.rate_limited.first().copied());
         assert!(first.is_some_and(|first| first >= BEFORE_LAUNCH_SECONDS), "{first:?}");

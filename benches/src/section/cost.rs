@@ -88,8 +88,10 @@ impl HotKey {
         let rules = Rules {
             bounds: &bounds,
             law: &LawParams::STATIC,
+            boosts: &tidegate_core::law::NO_BOOSTS,
             fallback: &self.fallback,
             forecast: &self.forecast,
+            pressure: PerWindow::default(),
             incarnation: 1,
         };
         step(&mut self.state, &rules, self.now)

@@ -7,4 +7,5 @@ pub(crate) mod health;
 pub(crate) mod replay;
 pub(crate) mod serve;
 pub(crate) mod simulate;
+pub(crate) mod top;
 pub(crate) mod trace;

@@ -24,6 +24,7 @@ Examples:
   tidegate check --account acme --model large --prompt 12k
   tidegate replay trace.csv.gz --speed 60
   tidegate simulate trace.csv.gz --out plots
+  tidegate top
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration; `check` has its own.";
 
@@ -45,6 +46,7 @@ enum Command {
     Simulate(command::simulate::SimulateArgs),
     Config(command::config::ConfigArgs),
     Trace(command::trace::TraceArgs),
+    Top(command::top::TopArgs),
 }
 
 /// Runs the command that the process's arguments name. Reads arguments and environment; never panics on them.
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Simulate(args) => command::simulate::run(&args),
         Command::Config(args) => command::config::run(&args),
         Command::Trace(args) => command::trace::run(&args),
+        Command::Top(args) => block_on(command::top::run(args)),
     };
     end.unwrap_or_else(|failure| {
         output::remark(&format!("tidegate: {failure}"));

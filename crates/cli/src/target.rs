@@ -12,6 +12,9 @@ use tidegate_server::config::amount::parse_duration;
 /// How long connecting may take before the server counts as not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// After this long without a word, a server with a call under way is asked whether it is still there.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// `http://host:port`, `https://host:port` or `unix:/path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -87,6 +90,7 @@ impl Target {
             endpoint = endpoint.tls_config(ClientTlsConfig::new().with_enabled_roots()).map_err(wrong)?;
         }
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(call_timeout).tcp_nodelay(true);
+        let endpoint = endpoint.http2_keep_alive_interval(SILENCE).keep_alive_timeout(CONNECT_TIMEOUT);
         endpoint.connect().await.map_err(|error| {
             let why = with_sources(&error);
             Failure::Failed(format!(

@@ -38,6 +38,9 @@ fn wrong_usage_exits_with_2_and_says_what_to_write() {
         (&["trace", "synth", "--minutes", "0"], "0 is not in 1..=1440"),
         (&["config", "check", "/no/such/file.toml"], "/no/such/file.toml"),
         (&[&update[..], &["tiers", "create", "t", "--prompt-floor", "much"]].concat(), "`much` is not an amount"),
+        (&["top"], "top needs a terminal; use `tidegate top --once`"),
+        (&["top", "--json"], "--once"),
+        (&["top", "--once", "--interval", "99ms"], "must be from 100ms to 1m"),
         (&["nonsense"], "unrecognized subcommand"),
     ] {
         let (code, stdout, stderr) = run(arguments);
@@ -52,6 +55,7 @@ fn nobody_there_exits_with_1_and_names_the_target() {
         &["health", "--target", "unix:/no/such/socket"] as &[&str],
         &["check", "--account", "a", "--model", "m", "--target", "unix:/no/such/socket"],
         &["admin", "tiers", "list", "--target", "unix:/no/such/socket"],
+        &["top", "--once", "--target", "unix:/no/such/socket"],
     ] {
         let (code, stdout, stderr) = run(arguments);
         assert_eq!((code, stdout.as_str()), (Some(1), ""), "{arguments:?}: {stderr}");

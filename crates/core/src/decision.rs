@@ -36,6 +36,10 @@ pub enum Denial {
     ExceedsCurrentLimit,
     /// 429: a stated ask is above the ceiling.
     NeverFits,
+    /// 503: it fits the limit, but not what the busy deployment leaves of it.
+    Squeezed,
+    /// 503: it fits, and the deployment is so busy that it is refused all the same.
+    Shed,
     /// 503: a bound of tidegate itself is reached.
     Capacity(Bound),
     /// 403: nobody configured the account, and unknown accounts are refused.
@@ -81,6 +85,8 @@ impl Denial {
             Self::WindowFull => "window_full",
             Self::ExceedsCurrentLimit => "exceeds_current_limit",
             Self::NeverFits => "never_fits",
+            Self::Squeezed => "squeezed",
+            Self::Shed => "shed",
             Self::Capacity(_) => "capacity",
             Self::UnknownAccount => "unknown_account",
             Self::AccountBlocked => "account_blocked",
@@ -92,7 +98,7 @@ impl Denial {
     pub const fn decision_name(self) -> &'static str {
         match self {
             Self::WindowFull | Self::ExceedsCurrentLimit | Self::NeverFits => "rate_limited",
-            Self::Capacity(_) => "overloaded",
+            Self::Squeezed | Self::Shed | Self::Capacity(_) => "overloaded",
             Self::UnknownAccount | Self::AccountBlocked => "forbidden",
         }
     }
@@ -102,7 +108,7 @@ impl Denial {
     pub const fn http_status(self) -> u16 {
         match self {
             Self::WindowFull | Self::ExceedsCurrentLimit | Self::NeverFits => 429,
-            Self::Capacity(_) => 503,
+            Self::Squeezed | Self::Shed | Self::Capacity(_) => 503,
             Self::UnknownAccount | Self::AccountBlocked => 403,
         }
     }
@@ -110,7 +116,7 @@ impl Denial {
     /// Whether a client that repeats the request, after the wait if there is one, may hope for another answer.
     #[must_use]
     pub const fn should_retry(self) -> bool {
-        matches!(self, Self::WindowFull | Self::Capacity(_))
+        matches!(self, Self::WindowFull | Self::Squeezed | Self::Shed | Self::Capacity(_))
     }
 }
 
@@ -119,7 +125,8 @@ impl Denial {
 pub struct WindowStatus {
     /// The published limit, TPM; within `floor_tpm..=ceiling_tpm`.
     pub limit_tpm: u64,
-    /// What is enforced now, TPM; at most `limit_tpm`, at least `floor_tpm`.
+    /// What is enforced now, TPM, at the service tier of the request (Standard where there is none); at most `limit_tpm`, at
+    /// least `floor_tpm`.
     pub effective_limit_tpm: u64,
     /// The lower bound that applies, TPM.
     pub floor_tpm: u64,

@@ -15,9 +15,11 @@ use crate::MAX_TOKENS;
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
 
+pub mod boost;
 pub mod level;
 pub mod params;
 
+pub use boost::{Boosts, Lift, NO_BOOSTS};
 pub use level::Level;
 pub use params::{Knobs, LawError, LawParams, MaxStep, Steps, profile};
 

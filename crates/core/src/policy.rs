@@ -12,12 +12,14 @@ use crate::time::Timestamp;
 use crate::window::{PerWindow, Window};
 use crate::{MAX_TOKENS, law::Bounds};
 
+mod boost;
 mod check;
 mod resolve;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use boost::{Boost, BoostLimit};
 pub use resolve::Resolved;
 pub use write::{Kind, PolicyWrite, Warning, WriteError, WriteResult, Written};
 
@@ -166,6 +168,7 @@ pub struct Policy {
     overrides: Arc<BTreeMap<String, Override>>,
     /// The latest override of each scope, by id: the one that may be in force.
     by_scope: Arc<BTreeMap<Scope, String>>,
+    boosts: Arc<BTreeMap<Scope, Boost>>,
 }
 
 impl Policy {
@@ -190,6 +193,7 @@ impl Policy {
             models: Arc::default(),
             overrides: Arc::default(),
             by_scope: Arc::default(),
+            boosts: Arc::default(),
         }
     }
 

@@ -8,24 +8,30 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use core::time::Duration;
 
 use crate::charges::Charges;
-use crate::decision::WindowStatus;
+use crate::decision::{ServiceTier, WindowStatus};
 use crate::forecast::{Figures, ForecastDefaults, Lengths, Prior};
 use crate::holds::Holds;
-use crate::law::{self, Bounds, EPOCH_SECONDS, Law, LawParams};
+use crate::law::{self, Boosts, Bounds, EPOCH_SECONDS, Law, LawParams};
+use crate::pressure::Reading;
 use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
-use crate::window::{PerWindow, Window};
+use crate::window::{PerWindow, Tokens, Window};
+use denied::Denied;
 use watch::Watch;
 
+mod denied;
 mod end;
 mod expectation;
+mod outlook;
 mod reserve;
+mod reset;
 mod silence;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub use end::{Booked, EndError, SettleCounts};
+pub use outlook::Outlook;
 pub use reserve::{RequestIdTaken, Reserve};
 
 /// What applies to a key at the moment of a call: inputs of every decision, not state.
@@ -35,10 +41,14 @@ pub struct Rules<'a> {
     pub bounds: &'a PerWindow<Bounds>,
     /// How the limits move.
     pub law: &'a LawParams,
+    /// Limits that an operator raised for a time.
+    pub boosts: &'a Boosts,
     /// What requests of the key's model do; used until the key has figures of its own.
     pub fallback: &'a Prior,
     /// Safety margin and defaults of the forecast.
     pub forecast: &'a ForecastDefaults,
+    /// What the deployment behind the key says at the instant of the call; the default where nobody reports.
+    pub pressure: PerWindow<Reading>,
     /// The process that decides.
     pub incarnation: u64,
 }
@@ -90,6 +100,8 @@ pub struct KeyState {
     /// What was believed of the key while it had settled few requests.
     prior: Prior,
     watch: Watch,
+    /// At their ceiling.
+    denied: Denied,
     live: BTreeMap<Number, Reservation>,
     ended: BTreeMap<Number, Ended>,
     requests: BTreeMap<u128, KnownRequest>,
@@ -121,6 +133,7 @@ impl KeyState {
             lengths: Lengths::default(),
             prior: *prior,
             watch: Watch::default(),
+            denied: Denied::default(),
             live: BTreeMap::new(),
             ended: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -137,7 +150,7 @@ impl KeyState {
     /// Moves to `now` under `rules`: the law, the windows, and what was due. An earlier instant moves nothing.
     pub fn advance(&mut self, now: Timestamp, rules: &Rules<'_>) {
         self.now = self.now.max(now);
-        self.law.advance(law::epoch_at(self.now, self.phase_seconds), rules.bounds, rules.law);
+        self.law.advance_boosted(self.now, self.phase_seconds, rules.bounds, rules.law, rules.boosts);
         self.prompt.expire(self.now);
         self.generated.expire(self.now);
         self.holds.advance(self.now);
@@ -158,20 +171,26 @@ impl KeyState {
         }
     }
 
-    /// The windows as of the last [`KeyState::advance`].
+    /// The windows as of the last [`KeyState::advance`], as a Standard request meets them.
     #[must_use]
     pub fn windows(&self, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
+        self.windows_at(ServiceTier::Standard, rules)
+    }
+
+    /// The windows as a request of this service tier meets them.
+    fn windows_at(&self, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
         let limits = self.limits(rules);
+        let effective = effective(&limits, tier, rules);
         let [prompt, uncached] = self.prompt.sum();
         let used = PerWindow::new(prompt, uncached, self.generated.sum()[0]);
         PerWindow::from_fn(|window| WindowStatus {
             limit_tpm: limits[window],
-            effective_limit_tpm: limits[window],
+            effective_limit_tpm: effective[window],
             floor_tpm: rules.bounds[window].floor_tpm(),
             ceiling_tpm: rules.bounds[window].ceiling_tpm(),
             used_tokens: used[window],
             held_tokens: if window == Window::Generated { self.holds.held() } else { 0 },
-            remaining_tokens: self.room(window, limits[window], rules).unwrap_or(0),
+            remaining_tokens: self.room(window, effective[window], rules).unwrap_or(0),
             reset_after: match window {
                 Window::Prompt => self.prompt.reset_after(0, self.now),
                 Window::UncachedPrompt => self.prompt.reset_after(1, self.now),
@@ -179,6 +198,21 @@ impl KeyState {
             },
             binding: false,
         })
+    }
+
+    /// Tokens of the requests that were denied (429) by windows at their ceiling in the 60 minutes of the clock that end with
+    /// that of `as_of`; exact as far as `as_of` is not more than 15 minutes before the last denial. A request counts as often
+    /// as it was tried.
+    #[must_use]
+    pub fn denied_at_ceiling(&self, as_of: Timestamp) -> Tokens {
+        self.denied.hour(as_of)
+    }
+
+    /// Counts the denial of `ask` by those `windows` that are at their ceiling.
+    fn on_denied(&mut self, ask: &Tokens, windows: &PerWindow<bool>, limits: &Tokens, rules: &Rules<'_>) {
+        let pinned = |window: Window| windows[window] && limits[window] >= rules.bounds[window].ceiling_tpm();
+        let tokens = Tokens::from_fn(|window| if pinned(window) { ask[window] } else { 0 });
+        self.denied.add(self.now, tokens);
     }
 
     /// The published limits.
@@ -290,4 +324,9 @@ impl KeyState {
     pub fn take_expired(&mut self) -> u64 {
         core::mem::take(&mut self.expired)
     }
+}
+
+/// What is enforced of the published limits for a request of this service tier.
+fn effective(limits: &PerWindow<u64>, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<u64> {
+    PerWindow::from_fn(|window| rules.pressure[window].effective_limit_tpm(limits[window], &rules.bounds[window], tier))
 }

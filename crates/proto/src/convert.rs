@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod answer;
+pub mod pressure;
 pub mod request;
 pub mod settlement;
 pub mod time;
@@ -15,6 +16,7 @@ use std::borrow::Cow;
 use tidegate_core::MAX_TOKENS;
 
 pub use answer::{check_and_reserve_response, http_headers, settle_outcome, tokens, window_statuses};
+pub use pressure::report_pressure;
 pub use request::{TtlRange, check_and_reserve, limit_key, view};
 pub use settlement::{Progress, Settlement, progress, release, settle};
 

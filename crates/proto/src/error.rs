@@ -15,6 +15,8 @@
 //! | [`RESERVATION_ENDED`] | FAILED_PRECONDITION | progress on a reservation that ended or is not known here | settle it |
 //! | [`SETTLEMENT_TOO_LATE`] | FAILED_PRECONDITION | the reservation ended longer ago than it is remembered | nothing: it is not charged |
 //! | [`POLICY_FULL`] | FAILED_PRECONDITION | a bound on the number of policy objects is reached | delete some |
+//! | [`PRESSURE_FULL`] | FAILED_PRECONDITION | a bound on deployments that are reported on, or on their reporters, is reached | report fewer, or wait until others fall silent |
+//! | [`WATCH_TOO_WIDE`] | FAILED_PRECONDITION | more limit keys match than one watch may have | narrow its filters |
 //! | [`SHUTTING_DOWN`], [`TOO_BUSY`], [`STORE_UNAVAILABLE`] | UNAVAILABLE | the call was not decided; `RetryInfo` has a wait | wait, then repeat it |
 //! | [`NOT_IMPLEMENTED`] | UNIMPLEMENTED | an RPC, view or option of a later version | upgrade the server |
 //!
@@ -77,9 +79,13 @@ reasons! {
     SETTLEMENT_TOO_LATE;
     /// A bound on the number of policy objects is reached.
     POLICY_FULL;
+    /// A bound on deployments that are reported on, or on their reporters, is reached.
+    PRESSURE_FULL;
+    /// More limit keys match than one watch may have.
+    WATCH_TOO_WIDE;
     /// The server is stopping; another replica answers.
     SHUTTING_DOWN;
-    /// Too many calls are in flight.
+    /// Too many calls are in flight, or too many watches.
     TOO_BUSY;
     /// The store could not be asked.
     STORE_UNAVAILABLE;

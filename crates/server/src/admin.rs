@@ -1,12 +1,15 @@
 //! `AdminService`: policy and limits, for operators.
 //!
 //! A write is parsed, given to the [`Store`] and answered; `write` has what the four kinds of objects share, `list` what
-//! their lists share. The wire's side of it, masks included, is [`tidegate_proto::convert::admin`].
+//! their lists share, `changes` the audit log. The wire's side of it, masks included, is [`tidegate_proto::convert::admin`].
 
+mod boost;
+mod changes;
 mod list;
+mod reset;
+pub mod watch;
 mod write;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use tidegate_core::policy::{Account, Model, Override, Tier};
@@ -15,30 +18,38 @@ use tidegate_proto::error;
 use tidegate_proto::v1;
 use tidegate_proto::v1::admin_service_server::AdminService;
 use tidegate_store::Store;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
+use self::watch::{LimitsStream, Watches};
 use self::write::Done;
 use crate::clock::Clock;
+use crate::connection::Peer;
 
 /// The service over a store. Clones share everything.
 #[derive(Debug)]
 pub struct Admin<S> {
     store: Arc<S>,
     clock: Clock,
+    watches: Watches,
 }
 
 impl<S> Admin<S> {
     /// Reads and writes the policy of `store` at the time of `clock`.
     #[must_use]
-    pub const fn new(store: Arc<S>, clock: Clock) -> Self {
-        Self { store, clock }
+    pub fn new(store: Arc<S>, clock: Clock) -> Self {
+        Self { store, clock, watches: Watches::default() }
+    }
+
+    /// The same with `watches`, which end when their process stops.
+    #[must_use]
+    pub(crate) fn with_watches(self, watches: Watches) -> Self {
+        Self { watches, ..self }
     }
 }
 
 impl<S> Clone for Admin<S> {
     fn clone(&self) -> Self {
-        Self { store: Arc::clone(&self.store), clock: self.clock.clone() }
+        Self { store: Arc::clone(&self.store), clock: self.clock.clone(), watches: self.watches.clone() }
     }
 }
 
@@ -55,9 +66,11 @@ impl<S: Store> AdminService for Admin<S> {
         &self,
         request: Request<v1::CreateTierRequest>,
     ) -> Result<Response<v1::CreateTierResponse>, Status> {
+        let peer = peer(&request);
         let v1::CreateTierRequest { tier: object, options } = request.into_inner();
-        let Done { object, persisted, warnings } = self.create::<Tier>(object.as_ref(), options.as_ref()).await?;
-        Ok(Response::new(v1::CreateTierResponse { tier: object, changes: Vec::new(), persisted, warnings }))
+        let Done { object, persisted, warnings, changes, effect } =
+            self.create::<Tier>(object.as_ref(), options.as_ref(), peer).await?;
+        Ok(Response::new(v1::CreateTierResponse { tier: object, changes, persisted, warnings, effect }))
     }
 
     async fn get_tier(&self, request: Request<v1::GetTierRequest>) -> Result<Response<v1::GetTierResponse>, Status> {
@@ -79,10 +92,11 @@ impl<S: Store> AdminService for Admin<S> {
         &self,
         request: Request<v1::UpdateTierRequest>,
     ) -> Result<Response<v1::UpdateTierResponse>, Status> {
+        let peer = peer(&request);
         let v1::UpdateTierRequest { tier: object, update_mask, options } = request.into_inner();
-        let done = self.update::<Tier>(object.as_ref(), update_mask.as_ref(), options.as_ref()).await?;
-        let Done { object, persisted, warnings } = done;
-        Ok(Response::new(v1::UpdateTierResponse { tier: object, changes: Vec::new(), persisted, warnings }))
+        let done = self.update::<Tier>(object.as_ref(), update_mask.as_ref(), options.as_ref(), peer).await?;
+        let Done { object, persisted, warnings, changes, effect } = done;
+        Ok(Response::new(v1::UpdateTierResponse { tier: object, changes, persisted, warnings, effect }))
     }
 
     async fn delete_tier(
@@ -91,17 +105,20 @@ impl<S: Store> AdminService for Admin<S> {
     ) -> Result<Response<v1::DeleteTierResponse>, Status> {
         let wire = request.get_ref();
         let id = Id::parse("name", &wire.name, "")?;
-        let Done { persisted, warnings, .. } = self.delete::<Tier>(id, wire.options.as_ref()).await?;
-        Ok(Response::new(v1::DeleteTierResponse { changes: Vec::new(), persisted, warnings }))
+        let Done { persisted, warnings, changes, effect, .. } =
+            self.delete::<Tier>(id, wire.options.as_ref(), peer(&request)).await?;
+        Ok(Response::new(v1::DeleteTierResponse { changes, persisted, warnings, effect }))
     }
 
     async fn create_account(
         &self,
         request: Request<v1::CreateAccountRequest>,
     ) -> Result<Response<v1::CreateAccountResponse>, Status> {
+        let peer = peer(&request);
         let v1::CreateAccountRequest { account: object, options } = request.into_inner();
-        let Done { object, persisted, warnings } = self.create::<Account>(object.as_ref(), options.as_ref()).await?;
-        Ok(Response::new(v1::CreateAccountResponse { account: object, changes: Vec::new(), persisted, warnings }))
+        let Done { object, persisted, warnings, changes, effect } =
+            self.create::<Account>(object.as_ref(), options.as_ref(), peer).await?;
+        Ok(Response::new(v1::CreateAccountResponse { account: object, changes, persisted, warnings, effect }))
     }
 
     async fn get_account(
@@ -127,10 +144,11 @@ impl<S: Store> AdminService for Admin<S> {
         &self,
         request: Request<v1::UpdateAccountRequest>,
     ) -> Result<Response<v1::UpdateAccountResponse>, Status> {
+        let peer = peer(&request);
         let v1::UpdateAccountRequest { account: object, update_mask, options } = request.into_inner();
-        let done = self.update::<Account>(object.as_ref(), update_mask.as_ref(), options.as_ref()).await?;
-        let Done { object, persisted, warnings } = done;
-        Ok(Response::new(v1::UpdateAccountResponse { account: object, changes: Vec::new(), persisted, warnings }))
+        let done = self.update::<Account>(object.as_ref(), update_mask.as_ref(), options.as_ref(), peer).await?;
+        let Done { object, persisted, warnings, changes, effect } = done;
+        Ok(Response::new(v1::UpdateAccountResponse { account: object, changes, persisted, warnings, effect }))
     }
 
     async fn delete_account(
@@ -139,17 +157,20 @@ impl<S: Store> AdminService for Admin<S> {
     ) -> Result<Response<v1::DeleteAccountResponse>, Status> {
         let wire = request.get_ref();
         let id = Id::parse("name", &wire.name, "")?;
-        let Done { persisted, warnings, .. } = self.delete::<Account>(id, wire.options.as_ref()).await?;
-        Ok(Response::new(v1::DeleteAccountResponse { changes: Vec::new(), persisted, warnings }))
+        let Done { persisted, warnings, changes, effect, .. } =
+            self.delete::<Account>(id, wire.options.as_ref(), peer(&request)).await?;
+        Ok(Response::new(v1::DeleteAccountResponse { changes, persisted, warnings, effect }))
     }
 
     async fn create_model(
         &self,
         request: Request<v1::CreateModelRequest>,
     ) -> Result<Response<v1::CreateModelResponse>, Status> {
+        let peer = peer(&request);
         let v1::CreateModelRequest { model: object, options } = request.into_inner();
-        let Done { object, persisted, warnings } = self.create::<Model>(object.as_ref(), options.as_ref()).await?;
-        Ok(Response::new(v1::CreateModelResponse { model: object, changes: Vec::new(), persisted, warnings }))
+        let Done { object, persisted, warnings, changes, effect } =
+            self.create::<Model>(object.as_ref(), options.as_ref(), peer).await?;
+        Ok(Response::new(v1::CreateModelResponse { model: object, changes, persisted, warnings, effect }))
     }
 
     async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
@@ -171,10 +192,11 @@ impl<S: Store> AdminService for Admin<S> {
         &self,
         request: Request<v1::UpdateModelRequest>,
     ) -> Result<Response<v1::UpdateModelResponse>, Status> {
+        let peer = peer(&request);
         let v1::UpdateModelRequest { model: object, update_mask, options } = request.into_inner();
-        let done = self.update::<Model>(object.as_ref(), update_mask.as_ref(), options.as_ref()).await?;
-        let Done { object, persisted, warnings } = done;
-        Ok(Response::new(v1::UpdateModelResponse { model: object, changes: Vec::new(), persisted, warnings }))
+        let done = self.update::<Model>(object.as_ref(), update_mask.as_ref(), options.as_ref(), peer).await?;
+        let Done { object, persisted, warnings, changes, effect } = done;
+        Ok(Response::new(v1::UpdateModelResponse { model: object, changes, persisted, warnings, effect }))
     }
 
     async fn delete_model(
@@ -183,17 +205,20 @@ impl<S: Store> AdminService for Admin<S> {
     ) -> Result<Response<v1::DeleteModelResponse>, Status> {
         let wire = request.get_ref();
         let id = Id::parse("name", &wire.name, &wire.variant)?;
-        let Done { persisted, warnings, .. } = self.delete::<Model>(id, wire.options.as_ref()).await?;
-        Ok(Response::new(v1::DeleteModelResponse { changes: Vec::new(), persisted, warnings }))
+        let Done { persisted, warnings, changes, effect, .. } =
+            self.delete::<Model>(id, wire.options.as_ref(), peer(&request)).await?;
+        Ok(Response::new(v1::DeleteModelResponse { changes, persisted, warnings, effect }))
     }
 
     async fn create_override(
         &self,
         request: Request<v1::CreateOverrideRequest>,
     ) -> Result<Response<v1::CreateOverrideResponse>, Status> {
+        let peer = peer(&request);
         let v1::CreateOverrideRequest { r#override: object, options } = request.into_inner();
-        let Done { object, persisted, warnings } = self.create::<Override>(object.as_ref(), options.as_ref()).await?;
-        Ok(Response::new(v1::CreateOverrideResponse { r#override: object, changes: Vec::new(), persisted, warnings }))
+        let Done { object, persisted, warnings, changes, effect } =
+            self.create::<Override>(object.as_ref(), options.as_ref(), peer).await?;
+        Ok(Response::new(v1::CreateOverrideResponse { r#override: object, changes, persisted, warnings, effect }))
     }
 
     async fn get_override(
@@ -219,10 +244,11 @@ impl<S: Store> AdminService for Admin<S> {
         &self,
         request: Request<v1::UpdateOverrideRequest>,
     ) -> Result<Response<v1::UpdateOverrideResponse>, Status> {
+        let peer = peer(&request);
         let v1::UpdateOverrideRequest { r#override: object, update_mask, options } = request.into_inner();
-        let done = self.update::<Override>(object.as_ref(), update_mask.as_ref(), options.as_ref()).await?;
-        let Done { object, persisted, warnings } = done;
-        Ok(Response::new(v1::UpdateOverrideResponse { r#override: object, changes: Vec::new(), persisted, warnings }))
+        let done = self.update::<Override>(object.as_ref(), update_mask.as_ref(), options.as_ref(), peer).await?;
+        let Done { object, persisted, warnings, changes, effect } = done;
+        Ok(Response::new(v1::UpdateOverrideResponse { r#override: object, changes, persisted, warnings, effect }))
     }
 
     async fn delete_override(
@@ -231,8 +257,9 @@ impl<S: Store> AdminService for Admin<S> {
     ) -> Result<Response<v1::DeleteOverrideResponse>, Status> {
         let wire = request.get_ref();
         let id = Id::parse("override_id", &wire.override_id, "")?;
-        let Done { persisted, warnings, .. } = self.delete::<Override>(id, wire.options.as_ref()).await?;
-        Ok(Response::new(v1::DeleteOverrideResponse { changes: Vec::new(), persisted, warnings }))
+        let Done { persisted, warnings, changes, effect, .. } =
+            self.delete::<Override>(id, wire.options.as_ref(), peer(&request)).await?;
+        Ok(Response::new(v1::DeleteOverrideResponse { changes, persisted, warnings, effect }))
     }
 
     async fn list_limits(
@@ -242,13 +269,13 @@ impl<S: Store> AdminService for Admin<S> {
         self.limits(request.into_inner()).await.map(Response::new)
     }
 
-    type WatchLimitsStream = Pin<Box<dyn Stream<Item = Result<v1::WatchLimitsResponse, Status>> + Send>>;
+    type WatchLimitsStream = LimitsStream;
 
     async fn watch_limits(
         &self,
-        _: Request<v1::WatchLimitsRequest>,
+        request: Request<v1::WatchLimitsRequest>,
     ) -> Result<Response<Self::WatchLimitsStream>, Status> {
-        Err(error::unimplemented("WatchLimits"))
+        self.watch(request.into_inner()).map(Response::new)
     }
 
     async fn explain_limit(
@@ -258,20 +285,30 @@ impl<S: Store> AdminService for Admin<S> {
         Err(error::unimplemented("ExplainLimit"))
     }
 
-    async fn reset_limit(&self, _: Request<v1::ResetLimitRequest>) -> Result<Response<v1::ResetLimitResponse>, Status> {
-        Err(error::unimplemented("ResetLimit"))
+    async fn reset_limit(
+        &self,
+        request: Request<v1::ResetLimitRequest>,
+    ) -> Result<Response<v1::ResetLimitResponse>, Status> {
+        let peer = peer(&request);
+        self.reset(request.get_ref(), peer).await.map(Response::new)
     }
 
-    async fn boost(&self, _: Request<v1::BoostRequest>) -> Result<Response<v1::BoostResponse>, Status> {
-        Err(error::unimplemented("Boost"))
+    async fn boost(&self, request: Request<v1::BoostRequest>) -> Result<Response<v1::BoostResponse>, Status> {
+        let peer = peer(&request);
+        self.raise(request.get_ref(), peer).await.map(Response::new)
     }
 
     async fn list_changes(
         &self,
-        _: Request<v1::ListChangesRequest>,
+        request: Request<v1::ListChangesRequest>,
     ) -> Result<Response<v1::ListChangesResponse>, Status> {
-        Err(error::unimplemented("ListChanges"))
+        self.changes(request.get_ref()).await.map(Response::new)
     }
+}
+
+/// Who calls, as the server sees it; "" where it does not.
+fn peer<T>(request: &Request<T>) -> String {
+    request.extensions().get::<Peer>().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]

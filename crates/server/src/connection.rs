@@ -1,6 +1,8 @@
 //! One accepted connection: TCP or Unix socket, and the place it takes among the connections that are allowed.
 
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -61,10 +63,46 @@ pub(crate) enum Accepted {
 /// The places that a connection takes: among all of its kind, and on its thread.
 pub(crate) type ConnectionPlaces = (Place, Place);
 
+/// Who is at the other end, as the system says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// Its address on TCP.
+    Tcp(SocketAddr),
+    /// Who opened its end of a Unix socket; the pid where the system says it.
+    Unix { uid: u32, pid: Option<i32> },
+    /// The system did not say: the connection may be gone already.
+    Unknown,
+}
+
+impl Peer {
+    fn of(stream: &Stream) -> Self {
+        match stream {
+            Stream::Tcp(stream) => stream.peer_addr().map_or(Self::Unknown, Self::Tcp),
+            Stream::Unix(stream) => {
+                let peer = stream.peer_cred();
+                peer.map_or(Self::Unknown, |peer| Self::Unix { uid: peer.uid(), pid: peer.pid() })
+            }
+        }
+    }
+}
+
+/// For the audit log: `127.0.0.1:40312`, `uid 1000 pid 4711`, or nothing.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix { uid, pid: Some(pid) } => write!(f, "uid {uid} pid {pid}"),
+            Self::Unix { uid, pid: None } => write!(f, "uid {uid}"),
+            Self::Unknown => Ok(()),
+        }
+    }
+}
+
 /// A connection being served.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Stream,
+    peer: Peer,
     silence: Option<Pin<Box<Sleep>>>,
     _places: ConnectionPlaces,
 }
@@ -85,13 +123,18 @@ impl Connection {
             Accepted::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
             Accepted::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
         };
-        Ok(Self { stream, silence: Some(Box::pin(sleep(FIRST_BYTE))), _places: places })
+        let peer = Peer::of(&stream);
+        Ok(Self { stream, peer, silence: Some(Box::pin(sleep(FIRST_BYTE))), _places: places })
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
-    fn connect_info(&self) -> Self::ConnectInfo {}
+    /// In the extensions of every request.
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
 }
 
 impl AsyncRead for Connection {

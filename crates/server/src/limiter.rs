@@ -150,9 +150,13 @@ impl<S: Store> RateLimiterService for Limiter<S> {
 
     async fn report_pressure(
         &self,
-        _: Request<ReportPressureRequest>,
+        request: Request<ReportPressureRequest>,
     ) -> Result<Response<ReportPressureResponse>, Status> {
-        Err(error::unimplemented("ReportPressure"))
+        let now = self.clock.now();
+        let report = convert::report_pressure(request.get_ref())?;
+        let taken = self.store.report_pressure(now, &report).await;
+        taken.map_err(|full| error::failed_precondition(error::PRESSURE_FULL, full.to_string()))?;
+        Ok(Response::new(ReportPressureResponse {}))
     }
 }
 

@@ -10,14 +10,16 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, R
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tidegate_core::decision::{Answer, Bound, ServiceTier, SettleOutcome};
 use tidegate_core::window::{PerWindow, Tokens, Window};
-use tidegate_store::{Booked, Stats};
+use tidegate_store::{Booked, DeploymentPressure, Stats};
 use tonic::Code;
 
 pub(crate) mod catalogue;
 mod decisions;
+mod pressure;
 
 use catalogue::{Described, Kind};
 use decisions::Decisions;
+pub(crate) use pressure::MOST_DEPLOYMENTS;
 
 /// Counts what a server does, and draws the page.
 #[derive(Debug)]
@@ -51,6 +53,9 @@ struct OnScrape {
     store_bounds: [Counter; Bound::ALL.len()],
     forgotten_early: Counter,
     floor_above_ceiling: Counter,
+    deployments: Gauge,
+    deployments_full: Counter,
+    reporters_full: Counter,
     connections: Gauge,
     calls_in_flight: Gauge,
     ready: Gauge,
@@ -71,16 +76,19 @@ pub(crate) enum ServerBound {
     LimiterMessage,
     /// Bytes of an admin message.
     AdminMessage,
+    /// Watches of limits.
+    Watches,
 }
 
 impl ServerBound {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Connections,
         Self::AdminConnections,
         Self::HttpConnections,
         Self::CallsInFlight,
         Self::LimiterMessage,
         Self::AdminMessage,
+        Self::Watches,
     ];
 
     /// Its name in metrics and logs.
@@ -92,6 +100,7 @@ impl ServerBound {
             Self::CallsInFlight => "calls_in_flight",
             Self::LimiterMessage => "limiter_message",
             Self::AdminMessage => "admin_message",
+            Self::Watches => "watches",
         }
     }
 }
@@ -152,6 +161,9 @@ impl Metrics {
                 store_bounds: Bound::ALL.map(|store| bound(store.name())),
                 forgotten_early: bound("remembered"),
                 floor_above_ceiling: counter(&catalogue::FLOOR_ABOVE_CEILING, Vec::new()),
+                deployments: gauge(&catalogue::DEPLOYMENTS, Vec::new()),
+                deployments_full: bound("deployments"),
+                reporters_full: bound("reporters"),
                 connections: gauge(&catalogue::CONNECTIONS, Vec::new()),
                 calls_in_flight: gauge(&catalogue::CALLS_IN_FLIGHT, Vec::new()),
                 ready: gauge(&catalogue::READY, Vec::new()),
@@ -213,8 +225,8 @@ impl Metrics {
         self.recorder.register_counter(&key(&catalogue::RPC_ERRORS, labels), &METADATA).increment(1);
     }
 
-    /// The page, in Prometheus' text format, with what the store counted by now.
-    pub(crate) fn draw(&self, stats: &Stats, now: Now) -> String {
+    /// The page, in Prometheus' text format, with what the store counted by now and what these deployments say.
+    pub(crate) fn draw(&self, stats: &Stats, deployments: &[DeploymentPressure], now: Now) -> String {
         let scrape = &self.on_scrape;
         scrape.reservations.set(float(stats.reservations));
         scrape.remembered.set(float(stats.remembered));
@@ -230,10 +242,15 @@ impl Metrics {
         }
         scrape.forgotten_early.absolute(stats.forgotten_early);
         scrape.floor_above_ceiling.absolute(stats.floor_above_ceiling);
+        scrape.deployments.set(float(stats.deployments));
+        scrape.deployments_full.absolute(stats.deployments_full);
+        scrape.reporters_full.absolute(stats.reporters_full);
         scrape.connections.set(float(now.connections.try_into().unwrap_or(u64::MAX)));
         scrape.calls_in_flight.set(float(now.calls_in_flight.try_into().unwrap_or(u64::MAX)));
         scrape.ready.set(if now.ready { 1.0 } else { 0.0 });
-        self.page.render()
+        let mut page = self.page.render();
+        pressure::draw(&mut page, deployments);
+        page
     }
 
     /// Moves recorded samples into their buckets; to be called a few times a second, so that they do not pile up unscraped.

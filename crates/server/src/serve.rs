@@ -22,7 +22,7 @@ use crate::connection::{Accepted, Connection, Place, Places};
 use crate::http::Probes;
 use crate::limiter::Limiter;
 use crate::listen::Listeners;
-use crate::metrics::{Metrics, Now, ServerBound};
+use crate::metrics::{MOST_DEPLOYMENTS, Metrics, Now, ServerBound};
 use crate::readiness::{Life, Readiness};
 use crate::threads::{Grpc, Threads};
 use crate::{logging, services, signals};
@@ -153,7 +153,8 @@ impl<S: Store> Shell<'_, S> {
         }
         if let Some(listener) = listeners.admin {
             let (sender, queue) = unbounded_channel();
-            let routes = services::admin(Arc::clone(&self.store), self.clock.clone(), bounds, &self.readiness);
+            let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
+            let routes = services::admin(store, self.clock.clone(), metrics, bounds, &self.readiness);
             let guard = self.guard(None, (ServerBound::AdminMessage, bounds.admin_message_bytes));
             admin.spawn(self.grpc(Guarded::new(routes, guard)).serve(queue));
             let here = Places::new(OPERATOR_CONNECTIONS);
@@ -227,11 +228,12 @@ impl<S: Store> Shell<'_, S> {
 
     fn probes(&self) -> Probes {
         let (store, metrics, readiness) = (Arc::clone(&self.store), Arc::clone(&self.metrics), self.readiness.clone());
-        let (connections, calls) = (self.connections.clone(), self.calls.clone());
+        let (connections, calls, clock) = (self.connections.clone(), self.calls.clone(), self.clock.clone());
         let page = move || {
             let ready = readiness.is_ready();
             let now = Now { connections: connections.taken(), calls_in_flight: calls.taken(), ready };
-            metrics.draw(&store.stats(), now)
+            let deployments = store.deployments(clock.now(), MOST_DEPLOYMENTS);
+            metrics.draw(&store.stats(), &deployments, now)
         };
         Probes { readiness: self.readiness.clone(), metrics: Arc::new(page) }
     }

@@ -12,10 +12,12 @@ use tonic::service::interceptor::InterceptedService;
 use tonic_reflection::server::Builder as Reflection;
 
 use crate::admin::Admin;
+use crate::admin::watch::Watches;
 use crate::clock::Clock;
 use crate::config::Bounds;
 use crate::health::HealthService;
 use crate::limiter::Limiter;
+use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 #[cfg(feature = "test-clock")]
 use crate::test_time;
@@ -33,10 +35,17 @@ pub(crate) fn limiter<S: Store>(limiter: Limiter<S>, bounds: &Bounds, readiness:
 }
 
 /// What the admin listener serves.
-pub(crate) fn admin<S: Store>(store: Arc<S>, clock: Clock, bounds: &Bounds, readiness: &Readiness) -> Routes {
+pub(crate) fn admin<S: Store>(
+    store: Arc<S>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    bounds: &Bounds,
+    readiness: &Readiness,
+) -> Routes {
     #[cfg(feature = "test-clock")]
     let advance = test_time::advance(Arc::clone(&store), clock.clone());
-    let service = AdminServiceServer::new(Admin::new(store, clock));
+    let service =
+        AdminServiceServer::new(Admin::new(store, clock).with_watches(Watches::new(metrics, readiness.clone())));
     let service = service.max_decoding_message_size(bounds.admin_message_bytes);
     #[cfg(feature = "test-clock")]
     let service = InterceptedService::new(service, advance);

@@ -14,17 +14,25 @@ use tidegate_core::ask::Request as Ask;
 use tidegate_core::decision::{SettleOutcome, WindowStatus};
 use tidegate_core::key::KeyRef;
 use tidegate_core::policy::{Policy, PolicyWrite, WriteError};
+use tidegate_core::pressure::Report;
 use tidegate_core::state::SettleCounts;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::PerWindow;
+use tidegate_proto::v1::admin_service_client::AdminServiceClient;
 use tidegate_proto::v1::rate_limiter_service_client::RateLimiterServiceClient;
-use tidegate_proto::v1::{CheckAndReserveRequest, Decision, LimitKey, ResponseView, SettleRequest};
+use tidegate_proto::v1::{
+    CheckAndReserveRequest, Decision, LimitKey, Pressure, ReportPressureRequest, ResponseView, SettleRequest,
+    WatchLimitsRequest,
+};
 use tidegate_server::banner::Served;
 use tidegate_server::clock::Clock;
 use tidegate_server::config::{Address, ListenerSettings, ProcessSettings};
 use tidegate_server::listen::Listeners;
 use tidegate_store::memory::MemoryStore;
-use tidegate_store::{Booked, EndError, ListPage, ListQuery, PolicyWritten, ReserveError, Reserved, Stats, Store};
+use tidegate_store::{
+    Author, Booked, ChangePage, ChangeQuery, DeploymentPressure, EndError, ListPage, ListQuery, PolicyWritten,
+    ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
+};
 use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -197,6 +205,28 @@ async fn a_connection_above_the_bound_is_closed_and_counted() {
 }
 
 #[tokio::test]
+async fn a_watch_of_limits_follows_decisions_and_does_not_hold_up_the_stop() {
+    let mut server = Running::memory(|_| {});
+    let admin = format!("http://{}", Running::tcp(server.served.admin.as_ref()));
+    let admin = Endpoint::from_shared(admin).expect("a URL").connect().await.expect("connects");
+    let mut admin = AdminServiceClient::new(admin);
+    let request = WatchLimitsRequest {
+        interval: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
+        ..Default::default()
+    };
+    let mut watched = admin.watch_limits(request).await.expect("watches").into_inner();
+    assert_eq!(watched.message().await.expect("no error").expect("a message").limits, []);
+    server.limiter().await.check_and_reserve(ask()).await.expect("decided");
+    let limits = watched.message().await.expect("no error").expect("a message").limits;
+    assert_eq!((limits.len(), limits[0].live_reservations), (1, 1));
+
+    server.tell_to_stop();
+    // What changed meanwhile may still come.
+    while watched.message().await.expect("ends well").is_some() {}
+    server.join().await;
+}
+
+#[tokio::test]
 async fn health_follows_the_process_and_watchers_do_not_hold_it_up() {
     let mut server = Running::memory(|settings| settings.drain = Duration::from_secs(60));
     assert!(server.get("/readyz").starts_with("HTTP/1.1 200"));
@@ -278,6 +308,38 @@ async fn each_listener_reflects_its_own_services_in_both_versions() {
     server.join().await;
 }
 
+#[tokio::test]
+async fn a_pressure_report_is_taken_whole_or_not_at_all_and_shows_on_the_page() {
+    let server = Running::memory(|_| {});
+    let mut limiter = server.limiter().await;
+    let window = tidegate_proto::v1::Window::Generated.into();
+    let pressure = |pressure_permille| Pressure { model: "m".into(), window, pressure_permille, ..Pressure::default() };
+    let report =
+        |reporter: String, reports| ReportPressureRequest { reporter, reports, ..ReportPressureRequest::default() };
+    let bad = report("gateway".into(), vec![pressure(900), pressure(1_000_001)]);
+    let status = limiter.report_pressure(bad).await.expect_err("out of range");
+    assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+    let field = &status.get_details_bad_request().expect("a bad request").field_violations[0].field;
+    assert_eq!(field, "reports[1].pressure_permille");
+    assert!(!server.get("/metrics").contains("tidegate_pressure_permille{"), "nothing was taken");
+
+    for reporter in 0..64 {
+        limiter.report_pressure(report(reporter.to_string(), vec![pressure(1_200)])).await.expect("in range");
+    }
+    let status = limiter.report_pressure(report("one more".into(), vec![pressure(5_000)])).await.expect_err("full");
+    assert_eq!(reason(&status), (Code::FailedPrecondition, "PRESSURE_FULL".to_owned()));
+    let page = server.get("/metrics");
+    for row in [
+        "tidegate_pressure_permille{model=\"m\",variant=\"\",window=\"generated\"} 1200",
+        "tidegate_pressure_stale{model=\"m\",variant=\"\",window=\"generated\"} 0",
+        "tidegate_deployments 1",
+        "tidegate_bound_reached_total{bound=\"reporters\"} 1",
+    ] {
+        assert!(page.lines().any(|line| line == row), "{row}\n{page}");
+    }
+    server.join().await;
+}
+
 /// A store whose decisions panic, or never come.
 struct Broken {
     inner: MemoryStore,
@@ -322,6 +384,16 @@ impl Store for Broken {
     fn list_limits(&self, at: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send {
         self.inner.list_limits(at, query)
     }
+    fn report_pressure(
+        &self,
+        at: Timestamp,
+        report: &Report<'_>,
+    ) -> impl Future<Output = Result<(), ReportError>> + Send {
+        self.inner.report_pressure(at, report)
+    }
+    fn deployments(&self, at: Timestamp, most: usize) -> Vec<DeploymentPressure> {
+        self.inner.deployments(at, most)
+    }
     fn policy(&self) -> Arc<Policy> {
         self.inner.policy()
     }
@@ -329,8 +401,22 @@ impl Store for Broken {
         &self,
         at: Timestamp,
         write: PolicyWrite,
+        author: Author,
+        dry_run: bool,
     ) -> impl Future<Output = Result<PolicyWritten, WriteError>> + Send {
-        self.inner.write_policy(at, write)
+        self.inner.write_policy(at, write, author, dry_run)
+    }
+    fn reset_limit(
+        &self,
+        at: Timestamp,
+        reset: &Reset,
+        author: Author,
+        dry_run: bool,
+    ) -> impl Future<Output = Option<ResetDone>> + Send {
+        self.inner.reset_limit(at, reset, author, dry_run)
+    }
+    fn changes(&self, query: &ChangeQuery) -> impl Future<Output = ChangePage> + Send {
+        self.inner.changes(query)
     }
     fn on_tick(&self, at: Timestamp) {
         self.inner.on_tick(at);

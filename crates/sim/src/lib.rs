@@ -3,6 +3,7 @@
 //! No async, no server, no clock: a day of traffic is a loop over arrivals.
 #![forbid(unsafe_code)]
 
+pub mod busy;
 pub mod plot;
 pub mod policy;
 pub mod random;

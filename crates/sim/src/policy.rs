@@ -129,6 +129,9 @@ pub(crate) trait Limiter {
     /// The stream has ended.
     fn on_end(&mut self, _now: Timestamp, _stream: &Stream) {}
 
+    /// How busy the deployment of a model is, permille of what it can do.
+    fn on_pressure(&mut self, _now: Timestamp, _model: usize, _permille: PerWindow<u32>) {}
+
     /// The limits of a key after its last decision, where they move.
     fn limits(&self, key: u32) -> Tokens;
 }

@@ -230,6 +230,7 @@ impl Study<'_> {
                     forecast: self.forecast,
                     progress_every: self.progress_every,
                     cache_known: self.cache_known,
+                    capacity: None,
                     record: self.record && !job.roomy,
                 };
                 let outcome = run(workload, job.policy, &setup, |index| {

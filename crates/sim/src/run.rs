@@ -8,6 +8,7 @@ use tidegate_core::forecast::ForecastDefaults;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens, Window};
 
+use crate::busy::{Capacity, Load, Served};
 use crate::policy::{KeyRules, Policy, Stream, Verdict, World};
 use crate::truth::{Truth, WindowTruth};
 use crate::workload::Workload;
@@ -26,6 +27,8 @@ pub struct Setup<'a> {
     pub progress_every: Option<Duration>,
     /// Whether a request states how much of its prompt is cached; else only its settlement does.
     pub cache_known: bool,
+    /// What the deployment of each model can do, and that it reports how busy it is each second; `None`: nobody reports.
+    pub capacity: Option<&'a Capacity>,
     /// Whether to keep what every window held at every second, for plots.
     pub record: bool,
 }
@@ -43,6 +46,8 @@ pub struct Outcome {
     pub tokens_denied: Tokens,
     /// As many as keys.
     pub keys: Vec<KeyOutcome>,
+    /// What the deployment of each model did until the last request; none where nobody reports.
+    pub served: Vec<Served>,
 }
 
 /// What came of one key; a key without requests has none.
@@ -52,6 +57,12 @@ pub struct KeyOutcome {
     pub truth: PerWindow<WindowTruth>,
     /// Tokens it asked for.
     pub asked: Tokens,
+    /// Requests it made.
+    pub requests: u64,
+    /// Of these, refused because of its own limits: 429.
+    pub rate_limited: u64,
+    /// Refused because the deployment is busy: 503.
+    pub overloaded: u64,
     /// Its limits at its first and at its last decision, and the highest.
     pub limit: PerWindow<LimitCourse>,
     /// For plots, where they were asked for.
@@ -111,7 +122,11 @@ pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_reques
         tokens: Tokens::default(),
         tokens_denied: Tokens::default(),
         keys: vec![KeyOutcome::default(); workload.keys.len()],
+        served: Vec::new(),
     };
+    let (models, count) = workload.models();
+    let mut loads = vec![Load::default(); if setup.capacity.is_some() { count } else { 0 }];
+    let mut second = 0;
     let next_event = |stream: &Stream, now_ms: u64| {
         let end = stream.request.end_ms();
         every_ms.map_or(end, |every| now_ms.saturating_add(every).min(end))
@@ -119,8 +134,18 @@ pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_reques
 
     for (index, request) in workload.requests.iter().enumerate() {
         on_request(index);
-        while let Some(Reverse(event)) = events.pop_if_due(request.at_ms) {
-            report(&mut *limiter, &mut events, &mut free, &streams[event.slot], event, &next_event);
+        loop {
+            // A second that ends together with a report ends first: the report is of the next.
+            let end_ms = (second + 1) * 1_000;
+            let until_ms = if loads.is_empty() { request.at_ms } else { request.at_ms.min(end_ms - 1) };
+            while let Some(Reverse(event)) = events.pop_if_due(until_ms) {
+                report(&mut *limiter, &mut events, &mut free, &streams[event.slot], event, &next_event);
+            }
+            let Some(capacity) = setup.capacity.filter(|_| end_ms <= request.at_ms) else { break };
+            for (model, load) in loads.iter_mut().enumerate() {
+                limiter.on_pressure(at(end_ms), model, load.end_second(capacity));
+            }
+            second += 1;
         }
         let slot = free.last().copied().unwrap_or(streams.len());
         let stream = Stream { request: *request, slot };
@@ -140,6 +165,9 @@ pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_reques
             outcome.admitted += 1;
             add(&mut outcome.tokens, tokens);
             truth.admit(request);
+            if let Some(load) = loads.get_mut(models[request.key as usize]) {
+                load.admit(request);
+            }
             if free.pop().is_none() {
                 streams.push(stream);
             } else {
@@ -151,6 +179,7 @@ pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_reques
             add(&mut outcome.tokens_denied, tokens);
         }
     }
+    outcome.served = loads.into_iter().map(Load::finish).collect();
     for (key, truth) in outcome.keys.iter_mut().zip(truths) {
         if let Some(truth) = truth {
             let (windows, held) = truth.finish();
@@ -166,6 +195,9 @@ pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_reques
 impl KeyOutcome {
     fn on_decision(&mut self, at_ms: u64, limits: Tokens, asked: Tokens, verdict: Verdict) {
         add(&mut self.asked, asked);
+        self.requests += 1;
+        self.rate_limited += u64::from(verdict == Verdict::RateLimited);
+        self.overloaded += u64::from(verdict == Verdict::Overloaded);
         for window in Window::ALL {
             let (course, limit) = (&mut self.limit[window], limits[window]);
             if course.peak == 0 {

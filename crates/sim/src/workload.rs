@@ -161,6 +161,18 @@ impl Workload {
         Self { keys, requests }
     }
 
+    /// The model of each key, by number, and how many there are; in the order of their first key.
+    #[must_use]
+    pub fn models(&self) -> (Vec<usize>, usize) {
+        let mut numbers = HashMap::new();
+        let of_key = |name: &KeyName| {
+            let next = numbers.len();
+            *numbers.entry(name.model.clone()).or_insert(next)
+        };
+        let models = self.keys.iter().map(of_key).collect();
+        (models, numbers.len())
+    }
+
     /// From when to when each key asks, and when the last token of all its requests is there.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {

@@ -4,20 +4,26 @@
 //! answers without ever waiting. `docs/decisions/0003-store-seam.md` sketches how the durable and the leased store fit.
 #![forbid(unsafe_code)]
 
+use std::cmp::Reverse;
 use std::future::Future;
 use std::sync::Arc;
 
 use tidegate_core::ask::Request;
 use tidegate_core::decision::{Answer, Bound, SettleOutcome, WindowStatus};
+use tidegate_core::effect::Effect;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::policy::{Policy, PolicyWrite, WriteError, WriteResult};
+use tidegate_core::pressure::{Reading, Report};
 use tidegate_core::state::SettleCounts;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens};
 
+mod changes;
 pub mod memory;
 pub mod reservation_id;
 mod timers;
+
+pub use changes::{Author, Change, ChangeLog, ChangePage, ChangeQuery};
 
 /// The state of every limit key, and the policy that bounds them.
 ///
@@ -56,18 +62,46 @@ pub trait Store: Send + Sync + 'static {
     /// The key's windows now. Reserves nothing, creates no key.
     fn limits(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send;
 
-    /// Known keys in the order of their names, after `query.after`. Locks a bounded part of the table at a time.
+    /// Known keys in the order of their names, or of what was denied to them, after `query.after`. Locks a bounded part of the table at a time.
     fn list_limits(&self, now: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send;
+
+    /// Takes what a reporter says of its deployments, whole or not at all; the next decision uses it.
+    fn report_pressure(
+        &self,
+        now: Timestamp,
+        report: &Report<'_>,
+    ) -> impl Future<Output = Result<(), ReportError>> + Send;
+
+    /// What the deployments that somebody reported on say now: those with the greatest pressure, at most so many, in the order
+    /// of their names. Locks one at a time.
+    fn deployments(&self, now: Timestamp, most: usize) -> Vec<DeploymentPressure>;
 
     /// The policy in force, whole.
     fn policy(&self) -> Arc<Policy>;
 
-    /// Writes policy; when this returns, the next decision uses it, and it is as durable as the store is.
+    /// Writes policy; when this returns, the next decision uses it, and it is as durable as the store is. The write and
+    /// its record in the audit log are one step: neither is ever there without the other. The
+    /// effect is that on the keys known just before. A dry run answers the same, and changes nothing.
     fn write_policy(
         &self,
         now: Timestamp,
         write: PolicyWrite,
+        author: Author,
+        dry_run: bool,
     ) -> impl Future<Output = Result<PolicyWritten, WriteError>> + Send;
+
+    /// Sets a key's limits back to their floors; its record in the audit log is made in the same step. `None` where the store
+    /// does not hold the key: then nothing is recorded. A dry run answers the same, and changes nothing.
+    fn reset_limit(
+        &self,
+        now: Timestamp,
+        reset: &Reset,
+        author: Author,
+        dry_run: bool,
+    ) -> impl Future<Output = Option<ResetDone>> + Send;
+
+    /// Writes made so far, the newest first.
+    fn changes(&self, query: &ChangeQuery) -> impl Future<Output = ChangePage> + Send;
 
     /// Does what is due at `now`: expires reservations, forgets what need not be remembered, evicts idle keys. Called a few
     /// times a second by one background thread; each lock is held for one key.
@@ -119,6 +153,28 @@ pub enum EndError {
     TooLate,
 }
 
+/// Why a pressure report was not taken; nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// A bound: as many deployments are reported on as may be. One that nobody reports on for a day makes room.
+    #[error("as many deployments are reported on as may be; one that nobody reports on for a day makes room")]
+    Deployments,
+    /// A bound: as many reporters as may report on one of these deployments.
+    #[error("as many reporters report on one of these deployments as may; one whose TTL is over makes room")]
+    Reporters,
+}
+
+/// What one deployment says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeploymentPressure {
+    /// The model.
+    pub model: String,
+    /// Its variant; empty for the regular one.
+    pub variant: String,
+    /// Of each window.
+    pub windows: PerWindow<Reading>,
+}
+
 /// Which keys to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListQuery {
@@ -128,12 +184,24 @@ pub struct ListQuery {
     pub model: Option<String>,
     /// Only this variant's.
     pub variant: Option<String>,
-    /// Only keys with a window whose limit is at its ceiling, and that ceiling above its floor.
+    /// Only keys with a window whose limit is at its ceiling, and that ceiling above its floor; those to which most was
+    /// denied there come first.
     pub at_ceiling: bool,
-    /// Only keys after this one.
-    pub after: Option<LimitKey>,
+    /// The end of the hour whose denials are counted, to the minute: now, or the instant of a list's first page.
+    pub denied_as_of: Timestamp,
+    /// Only keys after this row.
+    pub after: Option<Place>,
     /// At most this many.
     pub page_size: usize,
+}
+
+/// A key's place in a list: the more was denied, the earlier, then by name. Lists by name leave `denied` 0.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Tokens denied at the ceiling, all windows together.
+    pub denied: Reverse<u64>,
+    /// The key.
+    pub key: LimitKey,
 }
 
 /// The limits of one key.
@@ -145,24 +213,64 @@ pub struct KeyLimits {
     pub windows: PerWindow<WindowStatus>,
     /// Its live reservations.
     pub reservations: usize,
+    /// Tokens denied in the hour up to `denied_as_of` by windows at their ceiling.
+    pub denied_at_ceiling: Tokens,
+}
+
+impl KeyLimits {
+    /// All windows together; saturates.
+    #[must_use]
+    pub fn denied(&self) -> u64 {
+        sum(&self.denied_at_ceiling)
+    }
+}
+
+pub(crate) fn sum(tokens: &Tokens) -> u64 {
+    tokens.iter().fold(0, |sum, (_, tokens)| sum.saturating_add(*tokens))
 }
 
 /// A page of keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListPage {
-    /// Ordered by key.
+    /// In order.
     pub rows: Vec<KeyLimits>,
     /// Whether more follow the last row.
     pub more: bool,
 }
 
-/// A policy write that took effect.
+/// A policy write that took effect, or would.
 #[derive(Clone, Debug)]
 pub struct PolicyWritten {
     /// What was written, with its new revision and warnings.
     pub result: WriteResult,
     /// Whether it survives a restart.
     pub persisted: bool,
+    /// What it does to the limits of known keys.
+    pub effect: Effect,
+}
+
+/// What to set back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// Whose limits.
+    pub key: LimitKey,
+    /// Which of them.
+    pub windows: PerWindow<bool>,
+    /// Whether the key's holds go as well; their reservations stay.
+    pub drop_holds: bool,
+}
+
+/// A key that was set back, or would be.
+#[derive(Clone, Debug)]
+pub struct ResetDone {
+    /// What it does to the key's limits.
+    pub effect: Effect,
+    /// Whether it survives a restart.
+    pub persisted: bool,
+    /// Tokens that were held and no longer are.
+    pub dropped_hold_tokens: u64,
+    /// Windows that a boost keeps above their floor.
+    pub boosted: PerWindow<bool>,
 }
 
 /// Counters since the start, and gauges.
@@ -186,6 +294,12 @@ pub struct Stats {
     pub bound_reached: [u64; Bound::ALL.len()],
     /// How often an ended reservation was forgotten early because too many were remembered.
     pub forgotten_early: u64,
+    /// Deployments that somebody reported on and that are not forgotten.
+    pub deployments: u64,
+    /// Reports refused because there were too many deployments, since the start.
+    pub deployments_full: u64,
+    /// Reports refused because there were too many reporters, since the start.
+    pub reporters_full: u64,
     /// Limit keys whose merged floor is above their merged ceiling, seen since the start.
     pub floor_above_ceiling: u64,
 }

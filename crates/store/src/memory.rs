@@ -17,6 +17,7 @@ use tidegate_core::decision::{Bound, SettleOutcome, WindowStatus};
 use tidegate_core::forecast::{ForecastDefaults, Model, Prior};
 use tidegate_core::key::{KeyRef, MAX_NAME_BYTES};
 use tidegate_core::policy::{Policy, PolicyWrite, WriteError};
+use tidegate_core::pressure::{Deployment, Report};
 use tidegate_core::reservation::Reservation;
 use tidegate_core::state::SettleCounts;
 use tidegate_core::time::Timestamp;
@@ -24,18 +25,25 @@ use tidegate_core::window::{PerWindow, Tokens};
 
 use crate::reservation_id::ChecksumKey;
 use crate::timers::{Fingerprint, Timers};
-use crate::{Booked, EndError, ListPage, ListQuery, PolicyWritten, ReserveError, Reserved, Stats, Store};
+use crate::{
+    Author, Booked, ChangeLog, ChangePage, ChangeQuery, DeploymentPressure, EndError, ListPage, ListQuery,
+    PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
+};
 
 mod end;
 mod entry;
 mod evict;
+mod pressure;
 mod read;
 mod reserve;
+mod reset;
 mod room;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use entry::Entry;
+use pressure::{Deployments, MOST_DEPLOYMENTS};
 use room::Room;
 
 /// Shards of the table: at a million keys, one grows by a thousand.
@@ -65,16 +73,23 @@ impl Default for MemoryBounds {
 
 impl MemoryBounds {
     /// About the most memory, in bytes, that a store of these bounds takes: every key active in each second of the minute,
-    /// every reservation live, everything remembered.
+    /// every reservation live, everything remembered, every deployment reported on by as many as may.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        // Sub-buckets: 512 of 24 and of 16 bytes; the knots of live streams. Trees: nodes are at worst half empty.
+        // Sub-buckets: 512 of 24 and of 16 bytes; the knots of live streams; 75 minutes of denials. Trees: nodes are at worst
+        // half empty.
         let names = 3 * MAX_NAME_BYTES as u64;
-        let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + names;
+        let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + 75 * 24 + names;
         // A reservation in its tree, its three timers, and two knots of its fading; of one that ended, its last state.
         let reservation = 2 * size_of::<Reservation>() as u64 + 780;
         let remembered = size_of::<Reservation>() as u64 + 300;
-        let sum = [(self.keys, key), (self.reservations, reservation), (self.remembered, remembered)];
+        let deployment = (Deployment::MOST_BYTES + 2 * MAX_NAME_BYTES) as u64;
+        let sum = [
+            (self.keys, key),
+            (self.reservations, reservation),
+            (self.remembered, remembered),
+            (MOST_DEPLOYMENTS as u64, deployment),
+        ];
         sum.into_iter().fold(0, |sum, (count, bytes)| sum.saturating_add(count.saturating_mul(bytes)))
     }
 }
@@ -104,9 +119,10 @@ impl Hasher for Fingerprinted {
 pub struct MemoryStore {
     keys: DashMap<Fingerprint, Entry, BuildHasherDefault<Fingerprinted>>,
     models: DashMap<Fingerprint, Model, BuildHasherDefault<Fingerprinted>>,
+    deployments: Deployments,
     policy: ArcSwap<Policy>,
-    /// Held while policy is written, so that no write is lost.
-    writing: Mutex<()>,
+    /// Held while policy is written, so that no write is lost, and none is there without its record.
+    writing: Mutex<ChangeLog>,
     timers: Timers,
     room: Room,
     bounds: MemoryBounds,
@@ -138,8 +154,9 @@ impl MemoryStore {
         Ok(Self {
             keys: DashMap::with_capacity_and_hasher_and_shard_amount(0, BuildHasherDefault::default(), SHARDS),
             models: DashMap::with_hasher(BuildHasherDefault::default()),
+            deployments: Deployments::default(),
             policy: ArcSwap::from_pointee(policy),
-            writing: Mutex::new(()),
+            writing: Mutex::default(),
             timers: Timers::default(),
             room: Room::new(bounds.keys),
             bounds,
@@ -220,6 +237,18 @@ impl Store for MemoryStore {
         ready(self.list(now, query))
     }
 
+    fn report_pressure(
+        &self,
+        now: Timestamp,
+        report: &Report<'_>,
+    ) -> impl Future<Output = Result<(), ReportError>> + Send {
+        ready(self.report(now, report))
+    }
+
+    fn deployments(&self, now: Timestamp, most: usize) -> Vec<DeploymentPressure> {
+        self.busiest(now, most)
+    }
+
     fn policy(&self) -> Arc<Policy> {
         self.policy.load_full()
     }
@@ -228,13 +257,24 @@ impl Store for MemoryStore {
         &self,
         now: Timestamp,
         write: PolicyWrite,
+        author: Author,
+        dry_run: bool,
     ) -> impl Future<Output = Result<PolicyWritten, WriteError>> + Send {
-        let _writing = self.writing.lock();
-        let written = self.policy.load().apply(write, now).map(|(policy, result)| {
-            self.policy.store(Arc::new(policy));
-            PolicyWritten { result, persisted: false }
-        });
-        ready(written)
+        self.write(now, write, author, dry_run)
+    }
+
+    fn reset_limit(
+        &self,
+        now: Timestamp,
+        reset: &Reset,
+        author: Author,
+        dry_run: bool,
+    ) -> impl Future<Output = Option<ResetDone>> + Send {
+        ready(self.reset(now, reset, author, dry_run))
+    }
+
+    fn changes(&self, query: &ChangeQuery) -> impl Future<Output = ChangePage> + Send {
+        ready(self.writing.lock().page(query))
     }
 
     fn on_tick(&self, now: Timestamp) {
@@ -256,13 +296,18 @@ impl Store for MemoryStore {
             }
         }
         self.room.clear_gone(|fingerprint| self.keys.get(&fingerprint).is_some_and(|entry| entry.queued));
+        self.sweep_deployments(now);
     }
 
     fn stats(&self) -> Stats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let gauge = |gauge: &AtomicI64| u64::try_from(gauge.load(Ordering::Relaxed)).unwrap_or(0);
         let room = self.room.counts();
+        let [deployments, deployments_full, reporters_full] = self.deployments.counts();
         Stats {
+            deployments,
+            deployments_full,
+            reporters_full,
             keys: room.keys,
             unknown_account_keys: room.unknown,
             keys_evicted: room.evicted,

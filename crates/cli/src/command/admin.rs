@@ -11,7 +11,9 @@ use crate::status::explain;
 use crate::target::{AdminTarget, Target};
 
 mod accounts;
+mod boost;
 mod bounds;
+mod changes;
 mod limits;
 mod listing;
 mod models;
@@ -25,10 +27,12 @@ Examples:
   tidegate admin accounts create acme --tier tier-2
   tidegate admin overrides create --account acme --model large --generated-floor 200k --expires-in 7d --reason launch
   tidegate admin limits list --at-ceiling --json
+  tidegate admin boost --account acme --generated 400k --for 2h --reason launch --dry-run
+  tidegate admin changes --since 1h
 
 Amounts are tokens per minute, such as 900k or 3.6M. With --json, lists print one object a line.";
 
-/// Read and change tiers, accounts, models and overrides; see limits
+/// Read and change tiers, accounts, models and overrides; see limits and who changed what
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct AdminArgs {
@@ -50,6 +54,8 @@ enum AdminCommand {
     Models(models::ModelsArgs),
     Overrides(overrides::OverridesArgs),
     Limits(limits::LimitsArgs),
+    Boost(boost::BoostArgs),
+    Changes(changes::ChangesArgs),
 }
 
 /// Connects and runs one command.
@@ -64,6 +70,8 @@ pub(crate) async fn run(args: AdminArgs) -> Result<ExitCode, Failure> {
         AdminCommand::Models(args) => models::run(session, args.command).await,
         AdminCommand::Overrides(args) => overrides::run(session, args.command).await,
         AdminCommand::Limits(args) => limits::run(session, args.command).await,
+        AdminCommand::Boost(args) => boost::run(session, args).await,
+        AdminCommand::Changes(args) => changes::run(session, args).await,
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ use alloc::string::String;
 
 use super::write::{WriteError, Written};
 use super::{ModelBounds, Policy, Scope, WindowBounds};
+use crate::MAX_TOKENS;
 use crate::key::{NameError, parse_name, parse_variant};
 use crate::time::Timestamp;
 use crate::window::PerWindow;
@@ -53,17 +54,7 @@ impl Policy {
                 if !(1..=64).contains(&entry.id.len()) || !entry.id.bytes().all(|byte| byte.is_ascii_graphic()) {
                     return invalid("override.override_id", "must be 1 to 64 printable ASCII characters without space");
                 }
-                let Scope { account, model, variant: of } = &entry.scope;
-                name("override.scope.account", account)?;
-                if let Some(model) = model {
-                    name("override.scope.model", model)?;
-                }
-                if let Some(of) = of {
-                    variant("override.scope.variant", of)?;
-                    if model.is_none() {
-                        return invalid("override.scope.variant", "needs a model");
-                    }
-                }
+                scope("override.scope", &entry.scope)?;
                 bounds("override.bounds", &entry.bounds)?;
                 if entry.reason.len() > MAX_REASON_BYTES {
                     return invalid("override.reason", format!("must have at most {MAX_REASON_BYTES} bytes"));
@@ -79,6 +70,22 @@ impl Policy {
                     Some(other) => Err(WriteError::ScopeTaken { id: other.id.clone() }),
                     None => Ok(()),
                 }
+            }
+            Written::Boost(boost) => {
+                scope("scope", &boost.scope)?;
+                if boost.windows == PerWindow::default() {
+                    return invalid("limit_tpm", "must state the limit of at least one window");
+                }
+                for (window, limit) in boost.windows.iter() {
+                    let Some(limit) = limit else { continue };
+                    if !(1..=MAX_TOKENS).contains(&limit.limit_tpm) {
+                        return invalid(&format!("limit_tpm.{}", window.name()), "must be at most 2^40");
+                    }
+                    if limit.expires_at <= now {
+                        return invalid("expire_time", "must lie in the future");
+                    }
+                }
+                Ok(())
             }
         }
     }
@@ -101,6 +108,21 @@ fn name(field: &str, text: &str) -> Result<(), WriteError> {
 
 fn variant(field: &str, text: &str) -> Result<(), WriteError> {
     parse_variant(text).map(|_| ()).or_else(|fault| invalid(field, format!("{fault}")))
+}
+
+fn scope(field: &str, scope: &Scope) -> Result<(), WriteError> {
+    let Scope { account, model, variant: of } = scope;
+    name(&format!("{field}.account"), account)?;
+    if let Some(model) = model {
+        name(&format!("{field}.model"), model)?;
+    }
+    if let Some(of) = of {
+        variant(&format!("{field}.variant"), of)?;
+        if model.is_none() {
+            return invalid(&format!("{field}.variant"), "needs a model");
+        }
+    }
+    Ok(())
 }
 
 fn bounds(field: &str, bounds: &WindowBounds) -> Result<(), WriteError> {

@@ -5,17 +5,19 @@ use alloc::string::String;
 use super::{DEFAULT_PROFILE, Override, Policy, Scope, UnknownAccounts, WindowBounds, merge};
 use crate::decision::Denial;
 use crate::key::KeyRef;
-use crate::law::{Bounds, LawParams};
+use crate::law::{Boosts, Bounds, LawParams};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Window};
 
 /// What applies to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
     /// Floor and ceiling of each window.
     pub bounds: PerWindow<Bounds>,
     /// How the limits move.
     pub law: LawParams,
+    /// Limits that an operator raised for a time; those that ended of late as well.
+    pub boosts: Boosts,
     /// Whether somebody configured the account.
     pub configured: bool,
     /// Why every request of the account is refused, if it is.
@@ -70,6 +72,7 @@ impl Policy {
         Resolved {
             bounds: merged.map(|(bounds, _)| bounds),
             law: self.profiles.get(profile).copied().unwrap_or(LawParams::DEFAULT),
+            boosts: self.boosts_of(key),
             configured: account.is_some(),
             refused,
             floor_won: merged.map(|(_, floor_won)| floor_won),

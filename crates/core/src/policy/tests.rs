@@ -111,6 +111,7 @@ fn found(policy: &Policy, written: &Written) -> Option<u64> {
             policy.models().get(&(entry.name.clone(), entry.variant.clone())).map(|entry| entry.revision)
         }
         Written::Override(entry) => policy.overrides().get(&entry.id).map(|entry| entry.revision),
+        Written::Boost(_) => None,
     }
 }
 

@@ -6,7 +6,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::{Account, Model, Override, Policy, Scope, Tier, WindowBounds, merge};
+use super::{Account, Boost, Model, Override, Policy, Scope, Tier, WindowBounds, merge};
+use crate::key::KeyRef;
 use crate::time::Timestamp;
 use crate::window::Window;
 
@@ -54,6 +55,50 @@ pub enum Written {
     Model(Model),
     /// An override.
     Override(Override),
+    /// A boost. It has no revision, and is created alone: it takes the place of an earlier one of its scope, window by
+    /// window.
+    Boost(Boost),
+}
+
+impl Written {
+    /// What it is called, for people: its kind, a slash and its name (of an override, its id; of a boost, its scope), a
+    /// model's variant behind another.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self {
+            Self::Tier(tier) => title(Kind::Tier, &tier.name, ""),
+            Self::Account(account) => title(Kind::Account, &account.name, ""),
+            Self::Model(model) => title(Kind::Model, &model.name, &model.variant),
+            Self::Override(entry) => title(Kind::Override, &entry.id, ""),
+            Self::Boost(Boost { scope, .. }) => {
+                let parts = [Some(&scope.account), scope.model.as_ref(), scope.variant.as_ref()];
+                parts.into_iter().flatten().fold(String::from("boost"), |title, part| format!("{title}/{part}"))
+            }
+        }
+    }
+
+    /// What `policy` has in its place.
+    fn place_in(&self, policy: &Policy) -> Option<Self> {
+        match self {
+            Self::Tier(tier) => policy.find(Kind::Tier, &tier.name, ""),
+            Self::Account(account) => policy.find(Kind::Account, &account.name, ""),
+            Self::Model(model) => policy.find(Kind::Model, &model.name, &model.variant),
+            Self::Override(entry) => policy.find(Kind::Override, &entry.id, ""),
+            Self::Boost(boost) => policy.boost(&boost.scope).cloned().map(Written::Boost),
+        }
+    }
+
+    /// Whether it may have to do with the limits of `key`; if not, it surely has not.
+    #[must_use]
+    pub fn concerns(&self, key: KeyRef<'_>) -> bool {
+        match self {
+            Self::Tier(_) => true,
+            Self::Account(account) => account.name == key.account(),
+            Self::Model(model) => model.name == key.model() && model.variant == key.variant(),
+            Self::Override(entry) => entry.scope.account == key.account(),
+            Self::Boost(boost) => boost.scope.account == key.account(),
+        }
+    }
 }
 
 /// A change of the policy. `expected_revision`, where given, must be the entry's revision, else nothing changes.
@@ -81,9 +126,22 @@ pub enum PolicyWrite {
     },
 }
 
+impl PolicyWrite {
+    /// What it writes, as [`Written::title`] calls it.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self {
+            Self::Create(entry) | Self::Update { entry, .. } => entry.title(),
+            Self::Delete { kind, name, variant, .. } => title(*kind, name, variant),
+        }
+    }
+}
+
 /// A write that took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteResult {
+    /// The entry as it was; `None` where there was none.
+    pub before: Option<Written>,
     /// The entry as it is now, with its revision; `None` once it was deleted.
     pub written: Option<Written>,
     /// What the operator should know.
@@ -157,6 +215,11 @@ pub enum WriteError {
         /// How many there may be.
         most: usize,
     },
+    /// Ours: as many scopes are boosted as may be. Wait until boosts have been over for an hour.
+    TooManyBoosts {
+        /// How many there may be.
+        most: usize,
+    },
 }
 
 impl fmt::Display for WriteError {
@@ -169,6 +232,7 @@ impl fmt::Display for WriteError {
             Self::InUse { kind, name, by } => write!(f, "the {} {name:?} is used by {by}", kind.name()),
             Self::ScopeTaken { id } => write!(f, "the override {id:?} covers the same scope"),
             Self::Full { kind, most } => write!(f, "there are {most} {}s already, the most there may be", kind.name()),
+            Self::TooManyBoosts { most } => write!(f, "{most} scopes are boosted already, the most there may be"),
         }
     }
 }
@@ -190,14 +254,18 @@ impl Policy {
     /// # Errors
     /// [`WriteError`], and nothing changed.
     pub fn write(&mut self, write: PolicyWrite, now: Timestamp) -> Result<WriteResult, WriteError> {
+        let before = match &write {
+            PolicyWrite::Create(entry) | PolicyWrite::Update { entry, .. } => entry.place_in(self),
+            PolicyWrite::Delete { kind, name, variant, .. } => self.find(*kind, name, variant),
+        };
         let written = match write {
             PolicyWrite::Create(entry) => {
                 self.check(&entry, now)?;
-                Some(self.put(entry, &Expect::Absent)?)
+                Some(self.put(entry, &Expect::Absent, now)?)
             }
             PolicyWrite::Update { entry, expected_revision } => {
                 self.check(&entry, now)?;
-                Some(self.put(entry, &Expect::Present(expected_revision))?)
+                Some(self.put(entry, &Expect::Present(expected_revision), now)?)
             }
             PolicyWrite::Delete { kind, name, variant, expected_revision } => {
                 self.delete(kind, &name, &variant, expected_revision)?;
@@ -206,10 +274,24 @@ impl Policy {
         };
         self.revision += 1;
         let warnings = written.as_ref().map(|written| self.warnings(written)).unwrap_or_default();
-        Ok(WriteResult { written, warnings })
+        Ok(WriteResult { before, written, warnings })
     }
 
-    fn put(&mut self, entry: Written, expect: &Expect) -> Result<Written, WriteError> {
+    /// The entry of this kind and name; `variant` is a model's, and empty otherwise.
+    #[must_use]
+    pub fn find(&self, kind: Kind, name: &str, variant: &str) -> Option<Written> {
+        match kind {
+            Kind::Tier => self.tiers.get(name).cloned().map(Written::Tier),
+            Kind::Account => self.accounts.get(name).map(|account| Written::Account(account.as_ref().clone())),
+            Kind::Model => {
+                let key = (String::from(name), String::from(variant));
+                self.models.get(&key).cloned().map(Written::Model)
+            }
+            Kind::Override => self.overrides.get(name).cloned().map(Written::Override),
+        }
+    }
+
+    fn put(&mut self, entry: Written, expect: &Expect, now: Timestamp) -> Result<Written, WriteError> {
         Ok(match entry {
             Written::Tier(tier) => {
                 let old = self.tiers.get(&tier.name).map(|tier| tier.revision);
@@ -246,6 +328,7 @@ impl Policy {
                 Arc::make_mut(&mut self.overrides).insert(entry.id.clone(), entry.clone());
                 Written::Override(entry)
             }
+            Written::Boost(boost) => Written::Boost(self.put_boost(&boost, now)?),
         })
     }
 
@@ -342,9 +425,15 @@ impl Policy {
                     look([Some(&entry.bounds), None, None, bounds], &|| format!("override {:?}", entry.id));
                 }
             }
+            Written::Boost(_) => {}
         }
         warnings
     }
+}
+
+fn title(kind: Kind, name: &str, variant: &str) -> String {
+    let kind = kind.name();
+    if variant.is_empty() { format!("{kind}/{name}") } else { format!("{kind}/{name}/{variant}") }
 }
 
 /// Whether the entry must be there.

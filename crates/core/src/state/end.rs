@@ -8,7 +8,7 @@ use crate::forecast::{self, Sample, pace_shown};
 use crate::holds::Hold;
 use crate::reservation::{Ended, MEMORY, Number, Reservation, Ticket};
 use crate::time::Timestamp;
-use crate::window::{PerWindow, Tokens, WINDOW};
+use crate::window::{Tokens, WINDOW};
 
 /// What a settlement states: totals for the whole request, each at most 2^40.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl KeyState {
             if let Some(shown) = pace_shown(elapsed, generated_tokens - live.generated, live.generated == 0) {
                 self.figures.on_pace(shown);
             }
-            let tokens = self.book(&mut live, prompt, generated_tokens);
+            let tokens = self.book(&mut live, prompt, generated_tokens, rules);
             live.expires_at = self.now.after(live.ttl);
             self.watch.on_output(self.now, self.generated.sum()[0], limit);
             self.revise(&mut live, pace, rules);
@@ -126,7 +126,7 @@ impl KeyState {
         let generated = counts.generated_tokens.unwrap_or(reservation.generated);
         let known = reservation.generated;
         let elapsed = self.now.since(reservation.reported_at);
-        let tokens = self.book(&mut reservation, prompt, generated);
+        let tokens = self.book(&mut reservation, prompt, generated, rules);
         if outcome == SettleOutcome::Applied {
             self.watch.on_output(self.now, self.generated.sum()[0], self.limits(rules).generated);
         }
@@ -237,7 +237,7 @@ impl KeyState {
     }
 
     /// Charges what is new, each token when it happened (C3), and tells the law what is stated for the first time.
-    fn book(&mut self, reservation: &mut Reservation, prompt: [u64; 2], generated: u64) -> Tokens {
+    fn book(&mut self, reservation: &mut Reservation, prompt: [u64; 2], generated: u64, rules: &Rules<'_>) -> Tokens {
         let admitted_at = reservation.admitted_at.min(self.now);
         let in_window = admitted_at.after(WINDOW) > self.now;
         if !self.prompt.correct(admitted_at, reservation.charged, prompt) && in_window && prompt != [0, 0] {
@@ -253,14 +253,16 @@ impl KeyState {
         let tokens =
             Tokens::new(prompt[0].saturating_sub(counted_prompt), prompt[1].saturating_sub(counted_uncached), produced);
         reservation.counted = [prompt[0].max(counted_prompt), prompt[1].max(counted_uncached)];
-        self.law.on_settled(tokens, PerWindow::default());
+        self.law.on_settled(tokens, rules.pressure.map(|reading| reading.brake()));
         tokens
     }
 
     /// Replaces the hold by what the stream is expected to produce from here on.
     fn revise(&mut self, live: &mut Reservation, pace: u64, rules: &Rules<'_>) {
         let declared = live.stated.and_then(|stated| stated.max_generated_tokens);
-        let course = self.course(live.generated, declared, pace, rules);
+        // By the published limit: a stream that was admitted produces what it produces, squeezed or not.
+        let limit = self.limits(rules).generated;
+        let course = self.course(live.generated, declared, pace, limit, rules);
         let duration = forecast::duration(course.total, pace);
         let hold = Hold::new(&course, live.admitted_at, self.now, duration);
         self.holds.remove(&live.hold);

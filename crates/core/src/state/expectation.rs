@@ -168,18 +168,18 @@ impl KeyState {
         })
     }
 
-    /// What a stream that has produced `produced` tokens is expected to produce from here on.
+    /// What a stream that has produced `produced` tokens is expected to produce from here on, at this limit.
     pub(super) fn course(
         &self,
         produced: u64,
         declared: Option<u64>,
         micros_per_token: u64,
+        limit_tpm: u64,
         rules: &Rules<'_>,
     ) -> Course {
-        let limit = self.limits(rules).generated;
-        let most = declared.map_or(u64::MAX, |declared| declared.saturating_sub(produced)).min(limit);
+        let most = declared.map_or(u64::MAX, |declared| declared.saturating_sub(produced)).min(limit_tpm);
         let mut course = self.lengths.course(&self.prior.hazards, produced, most, micros_per_token);
-        course.reach = course.reach.min(self.most_reach(limit, rules.forecast) / FEWEST_STREAMS);
+        course.reach = course.reach.min(self.most_reach(limit_tpm, rules.forecast) / FEWEST_STREAMS);
         course
     }
 

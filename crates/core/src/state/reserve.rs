@@ -1,4 +1,4 @@
-//! The decision: ask, check, and only then charge and hold.
+//! The decision: the account's limits, what the deployment leaves of them, and only then charge and hold.
 
 use core::time::Duration;
 
@@ -6,9 +6,10 @@ use super::expectation::GeneratedAsk;
 use super::{Forget, KeyState, KnownRequest, Rules};
 use crate::ask::Request;
 use crate::decision::{Allowed, Answer, Bound, Denial, Denied};
-use crate::forecast;
+use crate::forecast::{self, Course, Figures};
 use crate::holds::Hold;
 use crate::law::EPOCH_SECONDS;
+use crate::pressure::{LOWER_ABOVE, Signal};
 use crate::reservation::{MEMORY, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, WINDOW, Window};
@@ -27,6 +28,20 @@ pub struct Reserve<'a, 'r> {
 /// The request id was used for another ask, or for a reservation that ended or is older than 60 s. Nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestIdTaken;
+
+/// The middle of a wait at a pressure that squeezes hardly or no longer.
+const SHORT_WAIT_MILLIS: u64 = 2_000;
+/// The middle of a wait at a pressure of [`LOWER_ABOVE`] and [`WAIT_RANGE`], or more.
+const LONG_WAIT_MILLIS: u64 = 20_000;
+/// Pressure over which waits grow, permille.
+const WAIT_RANGE: u64 = 550;
+
+/// What a request asks for, and what it is expected to do.
+struct Wish {
+    ask: Tokens,
+    course: Course,
+    duration: Duration,
+}
 
 impl KeyState {
     /// Decides the request at `now` and, if it is allowed, charges and holds: all or nothing (contract C1, C2). A denial
@@ -54,33 +69,37 @@ impl KeyState {
             self.prior = *rules.fallback;
         }
         let figures = self.expected_figures(rules);
-        let ask = figures.ask(request, &limits);
         if let Some((denial, windows)) = hopeless(request, rules, &limits) {
+            self.on_denied(&forecast::stated(request), &windows, &limits, rules);
             let wait = (denial == Denial::ExceedsCurrentLimit).then(|| self.next_epoch());
-            return Ok(self.deny(denial, wait, ask, windows, rules));
+            return Ok(self.deny(denial, wait, figures.ask(request, &limits), windows, request, rules));
         }
-        let mut course = self.course(0, request.max_generated_tokens, figures.micros_per_token(), rules);
-        let duration = forecast::duration(course.total, figures.micros_per_token());
-        // The answer says that a typical answer is held. What is expected to come, and when, is the course's to say: rare long
-        // answers make it more.
-        course.total = ask.generated;
-        let full = self.full(&ask, course.reach, &limits, rules);
+        // The account's own limits first: above them it is a 429, whatever the deployment says (C10).
+        let own = self.wish(request, &figures, &limits, rules);
+        let full = self.full(&own.ask, own.course.reach, &limits, rules);
         if full != PerWindow::default() {
             for (window, _) in full.iter().filter(|(_, full)| **full) {
-                self.law.on_denied(window, ask[window], &rules.bounds[window]);
+                self.law.on_denied(window, own.ask[window], &rules.bounds[window]);
             }
-            let wait = self.wait(&ask, course.reach, &limits, rules);
-            return Ok(self.deny(Denial::WindowFull, Some(wait), ask, full, rules));
+            self.on_denied(&own.ask, &full, &limits, rules);
+            let wait = self.wait(&own.ask, own.course.reach, &limits, rules);
+            return Ok(self.deny(Denial::WindowFull, Some(wait), own.ask, full, request, rules));
+        }
+        let effective = super::effective(&limits, request.service_tier, rules);
+        let wish = if effective == limits { own } else { self.wish(request, &figures, &effective, rules) };
+        if let Some((denial, windows)) = self.overloaded(&wish, &limits, &effective, request, rules) {
+            let wait = self.overloaded_wait(request, &windows, rules);
+            return Ok(self.deny(denial, Some(wait), wish.ask, windows, request, rules));
         }
         let number =
             if self.live.len() < reserve.most_reservations { number() } else { Err(Bound::ReservationsPerKey) };
         match number {
             Ok(number) => {
-                let hold = Hold::new(&course, self.now, self.now, duration);
-                self.admit(number, reserve, ask, hold, figures.micros_per_token());
+                let hold = Hold::new(&wish.course, self.now, self.now, wish.duration);
+                self.admit(number, reserve, wish.ask, hold, figures.micros_per_token());
                 let allowed =
-                    Allowed { number, reserved: ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
-                Ok(Answer { outcome: Ok(allowed), windows: self.windows(rules) })
+                    Allowed { number, reserved: wish.ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
+                Ok(Answer { outcome: Ok(allowed), windows: self.windows_at(request.service_tier, rules) })
             }
             Err(bound) => Ok(self.refuse(rules, request, bound)),
         }
@@ -92,14 +111,14 @@ impl KeyState {
     pub fn refuse(&self, rules: &Rules<'_>, request: &Request<'_>, bound: Bound) -> Answer {
         let ask = self.expected_figures(rules).ask(request, &self.limits(rules));
         let wait = self.spread(request);
-        self.deny(Denial::Capacity(bound), Some(wait), ask, PerWindow::default(), rules)
+        self.deny(Denial::Capacity(bound), Some(wait), ask, PerWindow::default(), request, rules)
     }
 
     /// Refuses the request because nobody may spend on this account; as [`KeyState::refuse`].
     #[must_use]
     pub fn forbid(&self, rules: &Rules<'_>, request: &Request<'_>, denial: Denial) -> Answer {
         let ask = self.expected_figures(rules).ask(request, &self.limits(rules));
-        self.deny(denial, None, ask, PerWindow::default(), rules)
+        self.deny(denial, None, ask, PerWindow::default(), request, rules)
     }
 
     fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, hold: Hold, pace: u64) {
@@ -145,7 +164,7 @@ impl KeyState {
             ttl: live.ttl,
             replayed: true,
         };
-        Ok(Answer { outcome: Ok(allowed), windows: self.windows(rules) })
+        Ok(Answer { outcome: Ok(allowed), windows: self.windows_at(request.service_tier, rules) })
     }
 
     fn deny(
@@ -154,9 +173,10 @@ impl KeyState {
         retry_after: Option<Duration>,
         ask: Tokens,
         binding: PerWindow<bool>,
+        request: &Request<'_>,
         rules: &Rules<'_>,
     ) -> Answer {
-        let mut windows = self.windows(rules);
+        let mut windows = self.windows_at(request.service_tier, rules);
         for (window, binding) in binding.iter() {
             windows[window].binding = *binding;
         }
@@ -170,10 +190,69 @@ impl KeyState {
         Timestamp::from_seconds(close).since(self.now)
     }
 
-    /// 1 to 5 s, spread by a hash of key and instant, so that refused clients do not return together.
+    /// What a request asks for and is expected to do where these limits are enforced.
+    fn wish(&self, request: &Request<'_>, figures: &Figures, limits: &Tokens, rules: &Rules<'_>) -> Wish {
+        let ask = figures.ask(request, limits);
+        let pace = figures.micros_per_token();
+        let mut course = self.course(0, request.max_generated_tokens, pace, limits.generated, rules);
+        let duration = forecast::duration(course.total, pace);
+        // The answer says that a typical answer is held. What is expected to come, and when, is the course's to say: rare long
+        // answers make it more.
+        course.total = ask.generated;
+        Wish { ask, course, duration }
+    }
+
+    /// Whether the busy deployment is why a request within its limits is refused, and in which windows: squeezed, or shed.
+    fn overloaded(
+        &self,
+        wish: &Wish,
+        limits: &Tokens,
+        effective: &Tokens,
+        request: &Request<'_>,
+        rules: &Rules<'_>,
+    ) -> Option<(Denial, PerWindow<bool>)> {
+        if rules.pressure == PerWindow::default() {
+            return None;
+        }
+        if effective != limits {
+            let squeezed = self.full(&wish.ask, wish.course.reach, effective, rules);
+            if squeezed != PerWindow::default() {
+                return Some((Denial::Squeezed, squeezed));
+            }
+        }
+        let [prompt, uncached] = self.prompt.sum();
+        let carried = Tokens::new(prompt, uncached, self.generated.sum()[0].saturating_add(self.holds.held()));
+        let shed = PerWindow::from_fn(|window| {
+            let tokens = carried[window].saturating_add(wish.ask[window]);
+            rules.pressure[window].sheds(tokens, &rules.bounds[window], request.service_tier)
+        });
+        (shed != PerWindow::default()).then_some((Denial::Shed, shed))
+    }
+
+    /// 1 to 30 s: around 2 s at a pressure of up to 950 in the windows that are in the way, around 20 s from 1500 on, spread by
+    /// half of it both ways.
+    fn overloaded_wait(&self, request: &Request<'_>, windows: &PerWindow<bool>, rules: &Rules<'_>) -> Duration {
+        let pressure =
+            windows.iter().filter(|(_, binding)| **binding).map(|(window, _)| rules.pressure[window].signal());
+        let permille = pressure.filter_map(|signal| match signal {
+            Signal::Live(permille) => Some(permille),
+            Signal::Off | Signal::Stale => None,
+        });
+        let above = u64::from(permille.max().unwrap_or(0).saturating_sub(LOWER_ABOVE)).min(WAIT_RANGE);
+        let middle = SHORT_WAIT_MILLIS + (LONG_WAIT_MILLIS - SHORT_WAIT_MILLIS) * above / WAIT_RANGE;
+        Duration::from_millis(middle / 2 + self.drawn(request) % (middle + 1))
+    }
+
+    /// 1 to 5 s, spread, so that refused clients do not return together.
     fn spread(&self, request: &Request<'_>) -> Duration {
-        let mixed = (request.key.hash() ^ self.now.as_micros()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Duration::from_millis(1_000 + (mixed >> 32) % 4_001)
+        Duration::from_millis(1_000 + self.drawn(request) % 4_001)
+    }
+
+    /// 32 bits of a hash of key and call: its instant, and its request id where it has one.
+    fn drawn(&self, request: &Request<'_>) -> u64 {
+        let id = request.request_id.unwrap_or_default().bytes();
+        let call = id.fold(self.now.as_micros(), |hash, byte| mixed(hash ^ u64::from(byte)));
+        mixed(request.key.hash() ^ call) >> 32
     }
 
     /// The windows in which the ask does not fit now.
@@ -198,6 +277,10 @@ impl KeyState {
         let ask = GeneratedAsk { tokens: ask.generated, reach };
         self.generated_fits_from(from, ask, limits.generated, rules.forecast).since(self.now).min(WINDOW)
     }
+}
+
+const fn mixed(hash: u64) -> u64 {
+    hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// Whether a stated number is above the ceiling or today's limit, and of which windows (contract C11).

@@ -45,7 +45,8 @@ impl KeyState {
         let most = live.hold.most();
         let unreported = (micros(silence) / live.micros_per_token.max(1)).min(most);
         let total = live.generated.saturating_add(most);
-        let course = self.course(live.generated + unreported, Some(total), live.micros_per_token, rules);
+        let limit = self.limits(rules).generated;
+        let course = self.course(live.generated + unreported, Some(total), live.micros_per_token, limit, rules);
         let hold = live.hold.silent(unreported, &course, self.now);
         self.holds.remove(&live.hold);
         self.holds.insert(&hold);

@@ -11,6 +11,7 @@ use crate::window::{Tokens, WINDOW};
 
 mod expectation;
 mod ledger;
+mod pressure;
 
 const START: u64 = 1_700_000_000;
 const INCARNATION: u64 = 7;
@@ -26,6 +27,7 @@ struct Key {
     law: LawParams,
     forecast: ForecastDefaults,
     fallback: Prior,
+    pressure: PerWindow<Reading>,
     now: u64,
     next: u64,
 }
@@ -40,15 +42,18 @@ impl Key {
         let forecast = ForecastDefaults { generated_tokens: 100, ..ForecastDefaults::default() };
         let fallback = Prior::from_defaults(&forecast);
         let state = KeyState::new(at(0), 0, &bounds, &fallback);
-        Self { state, bounds, law: LawParams::DEFAULT, forecast, fallback, now: 0, next: 1 }
+        let pressure = PerWindow::default();
+        Self { state, bounds, law: LawParams::DEFAULT, forecast, fallback, pressure, now: 0, next: 1 }
     }
 
     fn call<T>(&mut self, step: impl FnOnce(&mut KeyState, Timestamp, &Rules<'_>) -> T) -> T {
         let rules = Rules {
             bounds: &self.bounds,
             law: &self.law,
+            boosts: &crate::law::NO_BOOSTS,
             fallback: &self.fallback,
             forecast: &self.forecast,
+            pressure: self.pressure,
             incarnation: INCARNATION,
         };
         step(&mut self.state, at(self.now), &rules)

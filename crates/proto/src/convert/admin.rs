@@ -4,8 +4,14 @@
 //! An update is read, merged by its mask ([`update`]) and written whole, so the core knows nothing of masks. Ranges that the
 //! core checks are not checked here: what it refuses names the same paths ([`write_error`]).
 
+mod boost;
+mod change;
+mod effect;
 mod entry;
 mod paging;
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use prost_types::FieldMask;
 use tidegate_core::key::{KeyRef, parse_name, parse_variant};
@@ -16,6 +22,9 @@ use super::InvalidField;
 use crate::error::{self, Object};
 use crate::v1;
 
+pub use boost::{boost, wire_boost};
+pub use change::{ChangeFilters, change_filters, object_json, written_json};
+pub use effect::{wire_changes, wire_effect};
 pub use paging::Paging;
 
 /// Longest [`WriteOptions::reason`], in bytes.
@@ -166,6 +175,8 @@ pub fn update<E: Entry>(current: &E, wire: &E::Wire, mask: Option<&FieldMask>) -
 pub struct WriteOptions {
     /// The revision that the object must have.
     pub expected_revision: Option<u64>,
+    /// Change nothing, answer as if.
+    pub dry_run: bool,
     /// Why; at most [`MAX_REASON_BYTES`].
     pub reason: String,
     /// Who, as the caller claims; at most [`MAX_ACTOR_BYTES`].
@@ -176,16 +187,14 @@ impl WriteOptions {
     /// The options of an `Update` or a `Delete`; none are the defaults.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT with the field that is too long; UNIMPLEMENTED for a dry run.
+    /// INVALID_ARGUMENT with the field that is too long.
     pub fn parse(wire: Option<&v1::WriteOptions>) -> Result<Self, Status> {
         let Some(wire) = wire else { return Ok(Self::default()) };
-        if wire.dry_run {
-            return Err(error::unimplemented("options.dry_run"));
-        }
         bounded("options.reason", &wire.reason, MAX_REASON_BYTES)?;
         bounded("options.actor", &wire.actor, MAX_ACTOR_BYTES)?;
         let expected_revision = wire.expected_revision;
-        Ok(Self { expected_revision, reason: wire.reason.clone(), actor: wire.actor.clone() })
+        let (reason, actor) = (wire.reason.clone(), wire.actor.clone());
+        Ok(Self { expected_revision, dry_run: wire.dry_run, reason, actor })
     }
 
     /// The options of a `Create`.
@@ -226,7 +235,9 @@ pub fn write_error(refused: &WriteError) -> Status {
         WriteError::ScopeTaken { .. } => error::already_exists(error::OVERRIDE_SCOPE_TAKEN, refused.to_string()),
         WriteError::Stale { expected, actual } => error::stale_revision(*expected, *actual),
         WriteError::InUse { .. } => error::failed_precondition(error::TIER_IN_USE, refused.to_string()),
-        WriteError::Full { .. } => error::failed_precondition(error::POLICY_FULL, refused.to_string()),
+        WriteError::Full { .. } | WriteError::TooManyBoosts { .. } => {
+            error::failed_precondition(error::POLICY_FULL, refused.to_string())
+        }
     }
 }
 
@@ -240,6 +251,26 @@ pub fn list_filters(wire: &v1::ListLimitsRequest) -> Result<(), InvalidField> {
     wire.model.as_deref().map(parse_name).transpose().map_err(|fault| checked("model", fault))?;
     wire.variant.as_deref().map(parse_variant).transpose().map_err(|fault| checked("variant", fault))?;
     Ok(())
+}
+
+/// How often a watch looks, where its request does not say.
+const DEFAULT_WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a watch may be told to look.
+const WATCH_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+
+/// The interval of a watch of limits, its filters checked.
+///
+/// # Errors
+/// Names the filter that no key could match, or `interval` where it is outside 100 ms to 1 min.
+pub fn watch_interval(wire: &v1::WatchLimitsRequest) -> Result<Duration, InvalidField> {
+    let v1::WatchLimitsRequest { account, model, variant, interval } = wire.clone();
+    list_filters(&v1::ListLimitsRequest { account, model, variant, ..v1::ListLimitsRequest::default() })?;
+    let Some(interval) = interval else { return Ok(DEFAULT_WATCH_INTERVAL) };
+    let interval = super::time::duration(&interval, "interval")?;
+    if WATCH_INTERVALS.contains(&interval) {
+        return Ok(interval);
+    }
+    Err(InvalidField::new("interval", "must be from 100 ms to 1 min"))
 }
 
 /// The limit key on the wire.

@@ -91,7 +91,7 @@ pub const fn settle_outcome(outcome: SettleOutcome) -> v1::SettleOutcome {
 const fn decision(denial: Denial) -> v1::Decision {
     match denial {
         Denial::WindowFull | Denial::ExceedsCurrentLimit | Denial::NeverFits => v1::Decision::RateLimited,
-        Denial::Capacity(_) => v1::Decision::Overloaded,
+        Denial::Squeezed | Denial::Shed | Denial::Capacity(_) => v1::Decision::Overloaded,
         Denial::UnknownAccount | Denial::AccountBlocked => v1::Decision::Forbidden,
     }
 }
@@ -101,6 +101,8 @@ const fn reason(denial: Denial) -> v1::DenyReason {
         Denial::WindowFull => v1::DenyReason::WindowFull,
         Denial::ExceedsCurrentLimit => v1::DenyReason::ExceedsCurrentLimit,
         Denial::NeverFits => v1::DenyReason::NeverFits,
+        Denial::Squeezed => v1::DenyReason::Squeezed,
+        Denial::Shed => v1::DenyReason::Shed,
         Denial::Capacity(_) => v1::DenyReason::Capacity,
         Denial::UnknownAccount => v1::DenyReason::UnknownAccount,
         Denial::AccountBlocked => v1::DenyReason::AccountBlocked,

@@ -234,6 +234,8 @@ fn every_denial_has_its_decision_reason_and_status() {
         (Denial::WindowFull, D::RateLimited, R::WindowFull, 429),
         (Denial::ExceedsCurrentLimit, D::RateLimited, R::ExceedsCurrentLimit, 429),
         (Denial::NeverFits, D::RateLimited, R::NeverFits, 429),
+        (Denial::Squeezed, D::Overloaded, R::Squeezed, 503),
+        (Denial::Shed, D::Overloaded, R::Shed, 503),
         (Denial::Capacity(Bound::Keys), D::Overloaded, R::Capacity, 503),
         (Denial::UnknownAccount, D::Forbidden, R::UnknownAccount, 403),
         (Denial::AccountBlocked, D::Forbidden, R::AccountBlocked, 403),

@@ -52,6 +52,7 @@ fn the_other_codes_carry_their_reasons() {
         (not_found(Object::LimitKey, "a/m"), Code::NotFound, "LIMIT_KEY_NOT_FOUND"),
         (already_exists(REQUEST_ID_REUSED, "m"), Code::AlreadyExists, "REQUEST_ID_REUSED"),
         (failed_precondition(TIER_IN_USE, "m"), Code::FailedPrecondition, "TIER_IN_USE"),
+        (failed_precondition(WATCH_TOO_WIDE, "m"), Code::FailedPrecondition, "WATCH_TOO_WIDE"),
         (unimplemented("Pipeline"), Code::Unimplemented, "NOT_IMPLEMENTED"),
     ] {
         assert_eq!(status.code(), code);

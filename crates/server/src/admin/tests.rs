@@ -12,6 +12,8 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 
+mod steering;
+
 fn admin() -> Admin<MemoryStore> {
     let store = MemoryStore::new(MemoryBounds::default(), ForecastDefaults::default(), Policy::built_in());
     Admin::new(Arc::new(store.expect("randomness")), Clock::start())
@@ -143,11 +145,6 @@ async fn a_refused_write_changes_nothing() {
     assert_eq!(refusal(create(Some(tier("gold")), expecting(1)).await), invalid);
     let options = v1::WriteOptions { reason: "r".repeat(1_025), ..Default::default() };
     assert_eq!(refusal(create(Some(tier("gold")), Some(options)).await), invalid);
-    let dry_run = || Some(v1::WriteOptions { dry_run: true, ..Default::default() });
-    let later = is(Code::Unimplemented, error::NOT_IMPLEMENTED);
-    assert_eq!(refusal(create(Some(tier("gold")), dry_run()).await), later);
-    let delete = v1::DeleteTierRequest { name: "tier-4".into(), options: dry_run() };
-    assert_eq!(refusal(admin.delete_tier(Request::new(delete)).await), later);
     assert_eq!(refusal(admin.create_account(Request::new(account("acme", "no-such-tier"))).await), invalid);
     let update = |name, paths: &[&str]| {
         let request = v1::UpdateTierRequest { tier: Some(tier(name)), update_mask: mask(paths), options: None };
@@ -327,9 +324,4 @@ async fn what_a_later_version_brings_says_so() {
     let admin = admin();
     let later = is(Code::Unimplemented, error::NOT_IMPLEMENTED);
     assert_eq!(refusal(admin.explain_limit(Request::new(v1::ExplainLimitRequest::default())).await), later);
-    assert_eq!(refusal(admin.reset_limit(Request::new(v1::ResetLimitRequest::default())).await), later);
-    assert_eq!(refusal(admin.boost(Request::new(v1::BoostRequest::default())).await), later);
-    assert_eq!(refusal(admin.list_changes(Request::new(v1::ListChangesRequest::default())).await), later);
-    let watch = admin.watch_limits(Request::new(v1::WatchLimitsRequest::default())).await;
-    assert_eq!(watch.map(|_| ()).expect_err("a later version").code(), Code::Unimplemented);
 }

@@ -3,7 +3,7 @@
 use tidegate_core::policy::{Kind, PolicyWrite, WriteError};
 use tidegate_proto::convert::admin::{self, Entry, Id, WriteOptions};
 use tidegate_proto::v1;
-use tidegate_store::{PolicyWritten, Store};
+use tidegate_store::{Author, PolicyWritten, Store};
 use tonic::Status;
 
 use super::Admin;
@@ -17,6 +17,8 @@ pub(super) struct Done<W> {
     pub(super) object: Option<W>,
     pub(super) persisted: bool,
     pub(super) warnings: Vec<String>,
+    pub(super) changes: Vec<v1::LimitChange>,
+    pub(super) effect: Option<v1::WriteEffect>,
 }
 
 impl<S: Store> Admin<S> {
@@ -24,15 +26,17 @@ impl<S: Store> Admin<S> {
         &self,
         wire: Option<&E::Wire>,
         options: Option<&v1::WriteOptions>,
+        peer: String,
     ) -> Result<Done<E::Wire>, Status> {
         let options = WriteOptions::parse_for_create(options)?;
+        let author = author("Create", E::KIND, &options, peer);
         let wanted = admin::create::<E>(wire)?;
         let mut attempt = 1;
         loop {
             let mut entry = wanted.clone();
             let made_name = entry.make_name(&self.store.policy());
             let write = PolicyWrite::Create(entry.into_written());
-            match self.store.write_policy(self.clock.now(), write).await {
+            match self.store.write_policy(self.clock.now(), write, author.clone(), options.dry_run).await {
                 // Somebody else was given this very name.
                 Err(WriteError::AlreadyExists { .. }) if made_name && attempt < ATTEMPTS => attempt += 1,
                 result => return done::<E>("create", wanted.id(), result, &options),
@@ -46,8 +50,10 @@ impl<S: Store> Admin<S> {
         wire: Option<&E::Wire>,
         mask: Option<&prost_types::FieldMask>,
         options: Option<&v1::WriteOptions>,
+        peer: String,
     ) -> Result<Done<E::Wire>, Status> {
         let options = WriteOptions::parse(options)?;
+        let author = author("Update", E::KIND, &options, peer);
         let mut attempt = 1;
         loop {
             let policy = self.store.policy();
@@ -58,7 +64,7 @@ impl<S: Store> Admin<S> {
             }
             let entry = admin::update(current, wire, mask)?.into_written();
             let write = PolicyWrite::Update { entry, expected_revision: Some(revision) };
-            match self.store.write_policy(self.clock.now(), write).await {
+            match self.store.write_policy(self.clock.now(), write, author.clone(), options.dry_run).await {
                 Err(WriteError::Stale { .. }) if options.expected_revision.is_none() && attempt < ATTEMPTS => {
                     attempt += 1;
                 }
@@ -71,6 +77,7 @@ impl<S: Store> Admin<S> {
         &self,
         id: Id<'_>,
         options: Option<&v1::WriteOptions>,
+        peer: String,
     ) -> Result<Done<E::Wire>, Status> {
         let options = WriteOptions::parse(options)?;
         let write = PolicyWrite::Delete {
@@ -79,8 +86,25 @@ impl<S: Store> Admin<S> {
             variant: id.variant.to_owned(),
             expected_revision: options.expected_revision,
         };
-        let result = self.store.write_policy(self.clock.now(), write).await;
+        let author = author("Delete", E::KIND, &options, peer);
+        let result = self.store.write_policy(self.clock.now(), write, author, options.dry_run).await;
         done::<E>("delete", id, result, &options)
+    }
+}
+
+/// Who writes, for the audit log; the call is a verb and the kind of object, such as `UpdateTier`.
+fn author(verb: &str, kind: Kind, options: &WriteOptions, peer: String) -> Author {
+    let kind = match kind {
+        Kind::Tier => "Tier",
+        Kind::Account => "Account",
+        Kind::Model => "Model",
+        Kind::Override => "Override",
+    };
+    Author {
+        rpc: format!("{verb}{kind}"),
+        reason: options.reason.clone(),
+        peer,
+        unverified_actor: options.actor.clone(),
     }
 }
 
@@ -91,21 +115,25 @@ fn done<E: Entry>(
     result: Result<PolicyWritten, WriteError>,
     options: &WriteOptions,
 ) -> Result<Done<E::Wire>, Status> {
-    let PolicyWritten { result, persisted } = result.map_err(|refused| admin::write_error(&refused))?;
+    let PolicyWritten { result, persisted, mut effect } = result.map_err(|refused| admin::write_error(&refused))?;
     let entry = result.written.and_then(E::from_written);
     // A name that the server made is in the entry alone.
     let id = entry.as_ref().map_or(id, E::id);
-    tracing::info!(
-        verb,
-        kind = E::KIND.name(),
-        name = id.name,
-        variant = (E::KIND == Kind::Model).then_some(id.variant),
-        revision = entry.as_ref().map(E::revision),
-        reason = options.reason,
-        unverified_actor = options.actor,
-        persisted,
-        "policy written"
-    );
+    if !options.dry_run {
+        tracing::info!(
+            verb,
+            kind = E::KIND.name(),
+            name = id.name,
+            variant = (E::KIND == Kind::Model).then_some(id.variant),
+            revision = entry.as_ref().map(E::revision),
+            reason = options.reason,
+            unverified_actor = options.actor,
+            persisted,
+            "policy written"
+        );
+    }
     let warnings = result.warnings.iter().map(ToString::to_string).collect();
-    Ok(Done { object: entry.as_ref().map(E::to_wire), persisted, warnings })
+    let changes = admin::wire_changes(&effect.finish());
+    let effect = Some(admin::wire_effect(&effect));
+    Ok(Done { object: entry.as_ref().map(E::to_wire), persisted, warnings, changes, effect })
 }

@@ -13,7 +13,6 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Its name on the page.
-    #[cfg(test)]
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -73,6 +72,14 @@ metrics! {
         "Times that a bound was reached: something was refused, or (remembered) forgotten early";
     FLOOR_ABOVE_CEILING = Counter "tidegate_floor_above_ceiling_total" in "limit keys" by []:
         "Limit keys seen whose merged floor is above their merged ceiling; the floor won";
+    DEPLOYMENTS = Gauge "tidegate_deployments" in "deployments" by []:
+        "Deployments (model and variant) whose pressure somebody reported within a day";
+    PRESSURE = Gauge "tidegate_pressure_permille" in "permille" by ["model", "variant", "window"]:
+        "Smoothed pressure of a deployment, 1000 is at its objective. The 100 deployments with the greatest; none while stale";
+    PRESSURE_STALE = Gauge "tidegate_pressure_stale" in "0 or 1" by ["model", "variant", "window"]:
+        "1 where reports of a deployment's pressure have ended: its limits neither grow nor are squeezed. Of the same deployments";
+    WATER_LEVEL = Gauge "tidegate_water_level_tpm" in "tokens a minute" by ["model", "variant", "window"]:
+        "What a busy deployment caps effective limits to, but for floors. Of the same deployments; none while it does not";
     RPC_ERRORS = Counter "tidegate_rpc_errors_total" in "calls" by ["method", "code"]:
         "Calls answered with a gRPC error. A denial is no error";
     CONNECTIONS = Gauge "tidegate_connections" in "connections" by []:

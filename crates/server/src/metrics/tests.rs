@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidegate_core::decision::{Allowed, Denial, Denied, WindowStatus};
+use tidegate_core::law::Bounds;
+use tidegate_core::pressure::Deployment;
 use tidegate_core::reservation::Number;
 use tidegate_core::time::Timestamp;
 
@@ -12,7 +14,7 @@ fn metrics() -> Metrics {
 }
 
 fn drawn(metrics: &Metrics) -> String {
-    metrics.draw(&Stats::default(), Now::default())
+    metrics.draw(&Stats::default(), &[], Now::default())
 }
 
 fn denied(denial: Denial, binding: &[Window]) -> Answer {
@@ -130,17 +132,43 @@ fn callers_make_up_no_labels() {
 #[test]
 fn what_the_store_counts_is_copied() {
     let metrics = metrics();
-    let stats = Stats { keys: 7, expired: 3, bound_reached: [1, 2, 3, 4], ..Stats::default() };
+    let stats = Stats { keys: 7, expired: 3, bound_reached: [1, 2, 3, 4], reporters_full: 9, ..Stats::default() };
     for _ in 0..2 {
-        let page = metrics.draw(&stats, Now { connections: 5, calls_in_flight: 0, ready: true });
+        let page = metrics.draw(&stats, &[], Now { connections: 5, calls_in_flight: 0, ready: true });
         for row in [
             "tidegate_keys 7",
             "tidegate_reservations_ended_total{how=\"expired\"} 3",
             "tidegate_bound_reached_total{bound=\"reservations\"} 3",
+            "tidegate_bound_reached_total{bound=\"reporters\"} 9",
             "tidegate_connections 5",
             "tidegate_ready 1",
         ] {
             assert!(page.lines().any(|line| line == row), "{row}\n{page}");
         }
     }
+}
+
+#[test]
+fn each_deployment_shows_its_pressure_and_its_water_level_and_whether_reports_ended() {
+    let (bounds, mut busy) = (PerWindow::from_fn(|_| Bounds::new(10, 1_000).expect("in range")), Deployment::default());
+    let at = Timestamp::from_seconds;
+    for second in 0..12 {
+        let said = PerWindow::new(Some(980), None, None);
+        busy.report(at(1_000 + second), 1, said, std::time::Duration::from_secs(60)).expect("one reporter");
+        let ended = PerWindow::new(None, None, Some(500));
+        busy.report(at(1_000 + second), 2, ended, std::time::Duration::from_secs(1)).expect("two reporters");
+        busy.on_decision(at(1_000 + second), Tokens::new(512, 0, 0), &bounds);
+    }
+    let model = "a \"large\" \\ model".to_owned();
+    let row = DeploymentPressure { model, variant: String::new(), windows: busy.readings(at(1_015)) };
+    let page = metrics().draw(&Stats { deployments: 1, ..Stats::default() }, &[row], Now::default());
+    let labels = r#"model="a \"large\" \\ model",variant="","#;
+    let rows = page.lines().filter(|row| row.contains("model=")).collect::<Vec<_>>();
+    let expected = [
+        format!("tidegate_pressure_permille{{{labels}window=\"prompt\"}} 980"),
+        format!("tidegate_pressure_stale{{{labels}window=\"prompt\"}} 0"),
+        format!("tidegate_pressure_stale{{{labels}window=\"generated\"}} 1"),
+        format!("tidegate_water_level_tpm{{{labels}window=\"prompt\"}} 512"),
+    ];
+    assert_eq!(rows, expected, "{page}");
 }

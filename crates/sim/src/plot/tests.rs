@@ -35,6 +35,7 @@ fn policy(policy: &'static str, goodput: f64, overshoot: f64, keys: &[KeyOutcome
         tokens: Tokens::default(),
         tokens_denied: Tokens::default(),
         keys: keys.to_vec(),
+        served: Vec::new(),
     };
     PolicyReport {
         policy,

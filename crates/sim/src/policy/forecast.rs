@@ -7,16 +7,20 @@ use tidegate_core::ask::Request;
 use tidegate_core::decision::{Bound, Denial, ServiceTier};
 use tidegate_core::forecast::{Model, Prior};
 use tidegate_core::key::KeyRef;
+use tidegate_core::pressure::{DEFAULT_TTL, Deployment};
 use tidegate_core::reservation::{Number, Ticket};
 use tidegate_core::state::{Booked, KeyState, Reserve, Rules, SettleCounts};
 use tidegate_core::time::Timestamp;
-use tidegate_core::window::Tokens;
+use tidegate_core::window::{PerWindow, Tokens};
 
 use super::{KeyRules, Limiter, Stream, Verdict, World};
 use crate::workload::{Arrival, KeyName};
 
 /// Longer than the longest stream: a simulated gateway is never lost.
 const TTL: Duration = Duration::from_secs(2 * 86_400);
+
+/// The one that reports pressure.
+const REPORTER: u128 = 1;
 
 /// The bound of live reservations of a key.
 const MOST_RESERVATIONS: usize = 100_000;
@@ -26,6 +30,8 @@ pub(super) struct Forecast<'a> {
     world: World<'a>,
     keys: Vec<Key>,
     models: Vec<Model>,
+    /// Of each model, once anybody has reported on one.
+    deployments: Vec<Deployment>,
     defaults: Prior,
     tickets: Vec<Option<Ticket>>,
     sequence: u64,
@@ -53,7 +59,7 @@ impl<'a> Forecast<'a> {
         });
         let keys = keys.collect();
         let models = vec![Model::new(&defaults); models.len()];
-        Self { world, keys, models, defaults, tickets: Vec::new(), sequence: 0 }
+        Self { world, keys, models, deployments: Vec::new(), defaults, tickets: Vec::new(), sequence: 0 }
     }
 
     /// Asks the core, and remembers the ticket if it allows. `rules` may be others than the world's.
@@ -64,8 +70,12 @@ impl<'a> Forecast<'a> {
         let reserve = Reserve { request: &asked, request_id: None, most_reservations: MOST_RESERVATIONS };
         let number = Number { incarnation: 1, sequence: self.sequence };
         self.sequence += 1;
-        let answer = self.call(request.key, rules, |state, rules| state.reserve(now, rules, &reserve, || Ok(number)));
+        let reserve = |state: &mut KeyState, rules: &Rules<'_>| state.reserve(now, rules, &reserve, || Ok(number));
+        let answer = self.call(now, request.key, rules, reserve);
         let answer = answer.expect("the request has no id, so its id cannot be taken");
+        if let Some(deployment) = self.deployments.get_mut(self.keys[request.key as usize].model) {
+            deployment.on_decision(now, answer.windows.map(|status| status.used_tokens), &rules.bounds);
+        }
         self.keys[request.key as usize].limits = answer.windows.map(|status| status.limit_tpm);
         let allowed = answer.outcome.map_err(|denied| denied.denial)?;
         let ticket = Ticket { number, admitted_at: allowed.admitted_at, ttl: allowed.ttl, reserved: allowed.reserved };
@@ -81,7 +91,7 @@ impl<'a> Forecast<'a> {
         let name = &self.world.keys[stream.request.key as usize];
         let asked = self.request(name, &stream.request);
         let reserve = Reserve { request: &asked, request_id: None, most_reservations: MOST_RESERVATIONS };
-        let answer = self.call(stream.request.key, rules, |state, rules| {
+        let answer = self.call(now, stream.request.key, rules, |state, rules| {
             state.reserve(now, rules, &reserve, || Err(Bound::Reservations))
         });
         answer.ok().and_then(|answer| answer.outcome.err()).map(|denied| denied.ask)
@@ -103,7 +113,7 @@ impl<'a> Forecast<'a> {
 
     /// Used and held tokens of a key.
     pub(super) fn carried(&mut self, now: Timestamp, key: u32, rules: &KeyRules) -> Tokens {
-        let windows = self.call(key, rules, |state, rules| {
+        let windows = self.call(now, key, rules, |state, rules| {
             state.advance(now, rules);
             state.windows(rules)
         });
@@ -112,8 +122,9 @@ impl<'a> Forecast<'a> {
 
     pub(super) fn report(&mut self, now: Timestamp, stream: &Stream, generated: u64, rules: &KeyRules) {
         if let Some(ticket) = self.tickets[stream.slot] {
-            let booked = self
-                .call(stream.request.key, rules, |state, rules| state.report_progress(now, rules, &ticket, generated));
+            let booked = self.call(now, stream.request.key, rules, |state, rules| {
+                state.report_progress(now, rules, &ticket, generated)
+            });
             self.learn(stream.request.key, booked.ok());
         }
     }
@@ -126,7 +137,7 @@ impl<'a> Forecast<'a> {
             generated_tokens: Some(request.generated_tokens),
         };
         if let Some(ticket) = self.tickets[stream.slot].take() {
-            let booked = self.call(request.key, rules, |state, rules| state.settle(now, rules, &ticket, &counts));
+            let booked = self.call(now, request.key, rules, |state, rules| state.settle(now, rules, &ticket, &counts));
             self.learn(request.key, booked.ok());
         }
     }
@@ -137,11 +148,24 @@ impl<'a> Forecast<'a> {
         }
     }
 
-    fn call<T>(&mut self, key: u32, rules: &KeyRules, step: impl FnOnce(&mut KeyState, &Rules<'_>) -> T) -> T {
+    fn call<T>(
+        &mut self,
+        now: Timestamp,
+        key: u32,
+        rules: &KeyRules,
+        step: impl FnOnce(&mut KeyState, &Rules<'_>) -> T,
+    ) -> T {
         let key = &mut self.keys[key as usize];
         let fallback = if key.state.needs_fallback() { self.models[key.model].prior() } else { &self.defaults };
-        let rules =
-            Rules { bounds: &rules.bounds, law: &rules.law, fallback, forecast: self.world.forecast, incarnation: 1 };
+        let rules = Rules {
+            bounds: &rules.bounds,
+            law: &rules.law,
+            boosts: &tidegate_core::law::NO_BOOSTS,
+            fallback,
+            forecast: self.world.forecast,
+            pressure: self.deployments.get_mut(key.model).map(|model| model.readings(now)).unwrap_or_default(),
+            incarnation: 1,
+        };
         step(&mut key.state, &rules)
     }
 
@@ -169,6 +193,12 @@ impl Limiter for Forecast<'_> {
 
     fn on_end(&mut self, now: Timestamp, stream: &Stream) {
         self.settle(now, stream, self.rules(stream.request.key));
+    }
+
+    fn on_pressure(&mut self, now: Timestamp, model: usize, permille: PerWindow<u32>) {
+        self.deployments.resize_with(self.models.len(), Deployment::default);
+        let reported = self.deployments[model].report(now, REPORTER, permille.map(Some), DEFAULT_TTL);
+        reported.expect("there is one reporter");
     }
 
     fn limits(&self, key: u32) -> Tokens {

@@ -56,7 +56,14 @@ fn a_run_is_the_same_every_time_and_every_request_is_answered() {
         serde_json::to_string(&report).expect("serialises")
     };
     assert_eq!(played(1), played(3));
-    let setup = Setup { rules: &rules, forecast: &forecast, progress_every: None, cache_known: true, record: true };
+    let setup = Setup {
+        rules: &rules,
+        forecast: &forecast,
+        progress_every: None,
+        cache_known: true,
+        capacity: None,
+        record: true,
+    };
     let outcome = run(&workload, Policy::Forecast, &setup, |_| {});
     let record = outcome.keys[0].record.as_ref().expect("recorded");
     assert_eq!(outcome.requests, 900);

@@ -26,7 +26,7 @@ impl MemoryStore {
         // Only this process could make the id, so a key that is not here was evicted, with all that it remembered.
         let mut entry = self.keys.get_mut(&fingerprint).ok_or(EndError::TooLate)?;
         self.refresh(now, &mut entry);
-        let result = self.call(fingerprint, &mut entry, |state, rules| step(state, rules, &ticket));
+        let result = self.call(now, fingerprint, &mut entry, |state, rules| step(state, rules, &ticket));
         let configured = entry.resolved.configured;
         drop(entry);
         match result {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use tidegate_core::forecast::Prior;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::policy::Resolved;
+use tidegate_core::pressure::Reading;
 use tidegate_core::state::{KeyState, Rules};
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::PerWindow;
@@ -15,6 +16,8 @@ use crate::timers::Fingerprint;
 /// A key in the table.
 pub(super) struct Entry {
     pub(super) key: LimitKey,
+    /// The fingerprint of its (model, variant).
+    pub(super) model: Fingerprint,
     pub(super) state: KeyState,
     /// What the policy of `revision` says about the key, until `resolved.valid_until`.
     pub(super) resolved: Resolved,
@@ -43,13 +46,14 @@ impl MemoryStore {
     /// Runs `step` on the key's state under its rules, and counts what it changed.
     pub(super) fn call<T>(
         &self,
+        now: Timestamp,
         key: Fingerprint,
         entry: &mut Entry,
         step: impl FnOnce(&mut KeyState, &Rules<'_>) -> T,
     ) -> T {
         let before = Tally::of(&entry.state);
         let fallback = if entry.state.needs_fallback() { self.fallback(entry.key.as_ref()) } else { self.defaults };
-        let rules = self.rules(&entry.resolved, &fallback);
+        let rules = self.rules(&entry.resolved, &fallback, self.pressure(now, entry.model));
         let result = step(&mut entry.state, &rules);
         self.count(before, &mut entry.state);
         let next = entry.state.next_timer().unwrap_or(Timestamp::MAX);
@@ -91,12 +95,19 @@ impl MemoryStore {
         }
     }
 
-    pub(super) fn rules<'a>(&'a self, resolved: &'a Resolved, fallback: &'a Prior) -> Rules<'a> {
+    pub(super) fn rules<'a>(
+        &'a self,
+        resolved: &'a Resolved,
+        fallback: &'a Prior,
+        pressure: PerWindow<Reading>,
+    ) -> Rules<'a> {
         Rules {
             bounds: &resolved.bounds,
             law: &resolved.law,
+            boosts: &resolved.boosts,
             fallback,
             forecast: &self.forecast,
+            pressure,
             incarnation: self.incarnation,
         }
     }
@@ -116,6 +127,7 @@ impl MemoryStore {
         let resolved = policy.resolve(key, now);
         Entry {
             key: key.to_owned(),
+            model: self.of_model(key),
             state: KeyState::new(now, key.phase_seconds(), &resolved.bounds, &self.defaults),
             revision: policy.revision(),
             resolved,

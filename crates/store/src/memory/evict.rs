@@ -17,7 +17,7 @@ impl MemoryStore {
         }
         self.refresh(now, entry);
         entry.due_at = Timestamp::MAX;
-        let (retention, idle_after) = self.call(fingerprint, entry, |state, rules| {
+        let (retention, idle_after) = self.call(now, fingerprint, entry, |state, rules| {
             state.advance(now, rules);
             (state.retention(rules), state.idle_after(rules))
         });
@@ -44,7 +44,7 @@ impl MemoryStore {
             let evicted = self.keys.remove_if_mut(&fingerprint, |_, entry| {
                 entry.queued = false;
                 self.refresh(now, entry);
-                let retention = self.call(fingerprint, entry, |state, rules| {
+                let retention = self.call(now, fingerprint, entry, |state, rules| {
                     state.advance(now, rules);
                     state.retention(rules)
                 });

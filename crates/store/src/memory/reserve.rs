@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use dashmap::mapref::entry::Entry as Slot;
 use tidegate_core::ask::Request;
-use tidegate_core::decision::{Answer, Bound, Denial};
+use tidegate_core::decision::{Answer, Bound, Denial, ServiceTier};
 use tidegate_core::reservation::{Number, Ticket};
 use tidegate_core::state::{self, Reserve};
 use tidegate_core::time::Timestamp;
@@ -55,7 +55,7 @@ impl MemoryStore {
         }
         // Before the slot is locked: making room locks other slots.
         if let Err(bound) = self.make_room(now, configured) {
-            let rules = self.rules(&fresh.resolved, &self.defaults);
+            let rules = self.rules(&fresh.resolved, &self.defaults, self.pressure(now, fresh.model));
             return Ok(fresh.state.refuse(&rules, request, bound));
         }
         match self.keys.entry(fingerprint) {
@@ -81,7 +81,7 @@ impl MemoryStore {
 
     /// What a key without a place would answer: a denial, and CAPACITY where it would have been an ALLOW.
     fn probe(&self, now: Timestamp, fresh: &mut Entry, request: &Request<'_>) -> Result<Answer, ReserveError> {
-        let rules = self.rules(&fresh.resolved, &self.defaults);
+        let rules = self.rules(&fresh.resolved, &self.defaults, self.pressure(now, fresh.model));
         if let Some(denial) = fresh.resolved.refused {
             return Ok(fresh.state.forbid(&rules, request, denial));
         }
@@ -99,7 +99,7 @@ impl MemoryStore {
     ) -> Result<Answer, ReserveError> {
         self.refresh(now, entry);
         if let Some(denial) = entry.resolved.refused {
-            return Ok(self.call(fingerprint, entry, |state, rules| {
+            return Ok(self.call(now, fingerprint, entry, |state, rules| {
                 state.advance(now, rules);
                 state.forbid(rules, request, denial)
             }));
@@ -109,8 +109,14 @@ impl MemoryStore {
             request_id: request.request_id.map(|id| self.fingerprint([id, "", ""])),
             most_reservations: usize::try_from(self.bounds.reservations_per_key).unwrap_or(usize::MAX),
         };
-        self.call(fingerprint, entry, |state, rules| state.reserve(now, rules, &reserve, || self.draw()))
-            .map_err(|state::RequestIdTaken| ReserveError::RequestIdTaken)
+        let answer =
+            self.call(now, fingerprint, entry, |state, rules| state.reserve(now, rules, &reserve, || self.draw()));
+        let answer = answer.map_err(|state::RequestIdTaken| ReserveError::RequestIdTaken)?;
+        if request.service_tier == ServiceTier::Standard {
+            let used = answer.windows.map(|status| status.used_tokens);
+            self.on_standard_decision(now, entry.model, used, &entry.resolved.bounds);
+        }
+        Ok(answer)
     }
 
     /// Draws a reservation's number, unless too many are live. The live ones are counted by [`MemoryStore::call`]; threads

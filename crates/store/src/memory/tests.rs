@@ -1,3 +1,4 @@
+use std::cmp::Reverse;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
@@ -7,6 +8,9 @@ use tidegate_core::policy::{Account, PartialBounds, Tier, Written};
 use tidegate_core::window::WINDOW;
 
 use super::*;
+use crate::Place;
+
+mod pressure;
 
 const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
@@ -137,7 +141,7 @@ fn strangers_take_at_most_half_of_the_table() {
     let bounds = MemoryBounds { keys: 100, ..MemoryBounds::default() };
     let store = store(bounds, 1_000);
     let customer = Written::Account(Account { name: "customer".into(), ..Account::default() });
-    now(store.write_policy(START, PolicyWrite::Create(customer))).expect("a good account");
+    now(store.write_policy(START, PolicyWrite::Create(customer), Author::default(), false)).expect("a good account");
     let mut refused = 0;
     for stranger in 0..200 {
         let name = format!("stranger-{stranger}");
@@ -231,7 +235,13 @@ fn a_changed_bound_acts_on_the_next_decision() {
     for (limit, fits) in [(1_200, true), (900, false), (5_000, true)] {
         let bounds = PerWindow::from_fn(|_| PartialBounds { floor_tpm: Some(limit), ceiling_tpm: Some(limit) });
         let entry = Written::Tier(Tier { name: "tier-1".into(), bounds, ..Tier::default() });
-        now(store.write_policy(START, PolicyWrite::Update { entry, expected_revision: None })).expect("good");
+        now(store.write_policy(
+            START,
+            PolicyWrite::Update { entry, expected_revision: None },
+            Author::default(),
+            false,
+        ))
+        .expect("good");
         let windows = now(store.limits(START, request("acme", 1).key));
         assert_eq!(windows.prompt.limit_tpm, limit);
         assert_eq!(ask(&store, START, &request("acme", 600)).is_ok(), fits, "{limit}");
@@ -249,7 +259,7 @@ fn a_list_is_in_order_and_complete_page_by_page() {
     loop {
         let page = now(store.list_limits(START, &query));
         seen.extend(page.rows.iter().map(|row| row.key.as_ref().account().to_owned()));
-        query.after = page.rows.last().map(|row| row.key.clone());
+        query.after = page.rows.last().map(|row| Place { denied: Reverse(0), key: row.key.clone() });
         if !page.more {
             break;
         }

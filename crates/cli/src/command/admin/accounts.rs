@@ -110,7 +110,13 @@ pub(super) async fn run(mut session: Session, command: AccountsCommand) -> Resul
             let request = CreateAccountRequest { account: Some(fields.account(name)), options: fields.write.to_wire() };
             let answer = session.client.create_account(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("CreateAccount"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: fields.write.dry_run,
+            };
             written.print(&session, &LISTING, answer.account.as_ref())
         }
         AccountsCommand::Update { name, fields } => {
@@ -121,14 +127,26 @@ pub(super) async fn run(mut session: Session, command: AccountsCommand) -> Resul
             let request = UpdateAccountRequest { account: Some(fields.account(name)), update_mask, options };
             let answer = session.client.update_account(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateAccount"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: fields.write.dry_run,
+            };
             written.print(&session, &LISTING, answer.account.as_ref())
         }
         AccountsCommand::Delete { name, write } => {
             let request = DeleteAccountRequest { name, options: write.to_wire() };
             let answer = session.client.delete_account(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteAccount"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: write.dry_run,
+            };
             written.print(&session, &LISTING, None)
         }
     }

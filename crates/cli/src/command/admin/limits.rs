@@ -1,10 +1,12 @@
 //! `tidegate admin limits`.
 
 use serde_json::{Value, json};
-use tidegate_proto::v1::{KeyLimits, ListLimitsRequest};
+use tidegate_proto::v1::{KeyLimits, LimitKey, ListLimitsRequest, ResetLimitRequest};
+use tonic::Response;
 
 use super::Session;
 use super::listing::{Listing, PAGE_SIZE};
+use super::write::{WriteFlags, Written};
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, printable};
 use crate::words::{self, WINDOWS};
@@ -14,7 +16,8 @@ Examples:
   tidegate admin limits list --account acme
   tidegate admin limits list --at-ceiling
   tidegate admin limits list --model large --variant turbo --json
-  tidegate admin limits show --account acme --model large --variant turbo";
+  tidegate admin limits show --account acme --model large --variant turbo
+  tidegate admin limits reset --account acme --model large --drop-holds --dry-run";
 
 /// Limits: what each key may use now, and what it uses
 #[derive(Clone, Debug, clap::Args)]
@@ -38,9 +41,27 @@ pub(super) enum LimitsCommand {
         /// Only this variant; "" is the regular one
         #[arg(long, value_name = "NAME")]
         variant: Option<String>,
-        /// Only keys with a limit that cannot grow any more
+        /// Only keys with a limit that cannot grow any more, those to which most was denied there in the last hour first
         #[arg(long)]
         at_ceiling: bool,
+    },
+    /// Set the limits of one key back to their floors
+    #[command(after_help = EXAMPLES)]
+    Reset {
+        /// The account
+        #[arg(long, value_name = "NAME")]
+        account: String,
+        /// The model
+        #[arg(long, value_name = "NAME")]
+        model: String,
+        /// Its variant; without it, the regular one
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        variant: String,
+        /// Drop what is held for its live streams as well
+        #[arg(long)]
+        drop_holds: bool,
+        #[command(flatten)]
+        write: WriteFlags,
     },
     /// Show the windows of one key
     #[command(after_help = EXAMPLES)]
@@ -58,7 +79,17 @@ pub(super) enum LimitsCommand {
 }
 
 const LISTING: Listing<KeyLimits> = Listing {
-    columns: &["ACCOUNT", "MODEL", "VARIANT", "TIER", "#PROMPT", "#UNCACHED PROMPT", "#GENERATED", "#LIVE"],
+    columns: &[
+        "ACCOUNT",
+        "MODEL",
+        "VARIANT",
+        "TIER",
+        "#PROMPT",
+        "#UNCACHED PROMPT",
+        "#GENERATED",
+        "#LIVE",
+        "#DENIED AT CEILING",
+    ],
     cells: |limits| {
         let key = limits.key.clone().unwrap_or_default();
         let mut cells = vec![key.account, key.model, key.variant, limits.tier.clone()];
@@ -69,6 +100,9 @@ const LISTING: Listing<KeyLimits> = Listing {
                 .unwrap_or_default()
         }));
         cells.push(grouped(limits.live_reservations));
+        let denied = limits.denied_at_ceiling.unwrap_or_default();
+        let sum = [denied.prompt, denied.uncached_prompt, denied.generated].into_iter().fold(0, u64::saturating_add);
+        cells.push(grouped(sum));
         cells
     },
     json: to_json,
@@ -92,6 +126,20 @@ pub(super) async fn run(mut session: Session, command: LimitsCommand) -> Result<
                 Ok((page.limits, page.next_page_token))
             });
             pages.await
+        }
+        LimitsCommand::Reset { account, model, variant, drop_holds, write } => {
+            let key = Some(LimitKey { account, model, variant });
+            let request = ResetLimitRequest { key, windows: Vec::new(), drop_holds, options: write.to_wire() };
+            let answer = session.client.reset_limit(request).await;
+            let answer = answer.map(Response::into_inner).map_err(session.explain("ResetLimit"))?;
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: write.dry_run,
+            };
+            written.print_reset(&session, answer.dropped_hold_tokens)
         }
         LimitsCommand::Show { account, model, variant } => {
             let query = ListLimitsRequest {
@@ -134,5 +182,6 @@ fn to_json(limits: &KeyLimits) -> Value {
         "tier": limits.tier,
         "windows": limits.windows.iter().map(words::window_json).collect::<Vec<_>>(),
         "live_reservations": limits.live_reservations,
+        "denied_at_ceiling": limits.denied_at_ceiling.as_ref().map(words::tokens_json),
     })
 }

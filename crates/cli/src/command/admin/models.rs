@@ -115,7 +115,13 @@ pub(super) async fn run(mut session: Session, command: ModelsCommand) -> Result<
             let request = CreateModelRequest { model: Some(fields.model(place)), options: fields.write.to_wire() };
             let answer = session.client.create_model(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("CreateModel"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: fields.write.dry_run,
+            };
             written.print(&session, &LISTING, answer.model.as_ref())
         }
         ModelsCommand::Update { place, fields } => {
@@ -125,14 +131,26 @@ pub(super) async fn run(mut session: Session, command: ModelsCommand) -> Result<
             let request = UpdateModelRequest { model: Some(fields.model(place)), update_mask, options };
             let answer = session.client.update_model(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateModel"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: fields.write.dry_run,
+            };
             written.print(&session, &LISTING, answer.model.as_ref())
         }
         ModelsCommand::Delete { place: ModelPlace { name, variant }, write } => {
             let request = DeleteModelRequest { name, variant, options: write.to_wire() };
             let answer = session.client.delete_model(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteModel"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: write.dry_run,
+            };
             written.print(&session, &LISTING, None)
         }
     }

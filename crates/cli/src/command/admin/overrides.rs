@@ -168,7 +168,13 @@ pub(super) async fn run(mut session: Session, command: OverridesCommand) -> Resu
             let request = CreateOverrideRequest { r#override: Some(over), options: fields.write.to_wire() };
             let answer = session.client.create_override(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("CreateOverride"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: fields.write.dry_run,
+            };
             written.print(&session, &LISTING, answer.r#override.as_ref())
         }
         OverridesCommand::Update { id, fields, no_expiry } => {
@@ -180,21 +186,33 @@ pub(super) async fn run(mut session: Session, command: OverridesCommand) -> Resu
             let request = UpdateOverrideRequest { r#override: Some(over), update_mask, options };
             let answer = session.client.update_override(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateOverride"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: fields.write.dry_run,
+            };
             written.print(&session, &LISTING, answer.r#override.as_ref())
         }
         OverridesCommand::Delete { id, write } => {
             let request = DeleteOverrideRequest { override_id: id, options: write.to_wire() };
             let answer = session.client.delete_override(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteOverride"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: write.dry_run,
+            };
             written.print(&session, &LISTING, None)
         }
     }
 }
 
 impl ScopeFlags {
-    fn to_wire(&self) -> Scope {
+    pub(super) fn to_wire(&self) -> Scope {
         Scope { account: self.account.clone(), model: self.model.clone(), variant: self.variant.clone() }
     }
 }
@@ -217,7 +235,7 @@ impl OverrideFields {
     }
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| "write a time such as 2027-01-01T00:00:00Z".to_owned())
 }
 

@@ -146,7 +146,13 @@ pub(super) async fn run(mut session: Session, command: TiersCommand) -> Result<(
             let request = CreateTierRequest { tier: Some(tier), options: fields.write.to_wire() };
             let answer = session.client.create_tier(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("CreateTier"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: fields.write.dry_run,
+            };
             written.print(&session, &LISTING, answer.tier.as_ref())
         }
         TiersCommand::Update { name, fields } => {
@@ -173,7 +179,13 @@ pub(super) async fn run(mut session: Session, command: TiersCommand) -> Result<(
             let request = DeleteTierRequest { name, options: write.to_wire() };
             let answer = session.client.delete_tier(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteTier"))?;
-            let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+            let written = Written {
+                changes: answer.changes,
+                effect: answer.effect,
+                persisted: answer.persisted,
+                warnings: answer.warnings,
+                dry_run: write.dry_run,
+            };
             written.print(&session, &LISTING, None)
         }
     }
@@ -206,9 +218,16 @@ async fn update_model(
 }
 
 async fn update(session: &mut Session, request: UpdateTierRequest) -> Result<(), Failure> {
+    let dry_run = request.options.as_ref().is_some_and(|options| options.dry_run);
     let answer = session.client.update_tier(request).await;
     let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateTier"))?;
-    let written = Written { changes: answer.changes, persisted: answer.persisted, warnings: answer.warnings };
+    let written = Written {
+        changes: answer.changes,
+        effect: answer.effect,
+        persisted: answer.persisted,
+        warnings: answer.warnings,
+        dry_run,
+    };
     written.print(session, &LISTING, answer.tier.as_ref())
 }
 

@@ -2,12 +2,12 @@
 
 use prost_types::FieldMask;
 use serde_json::{Value, json};
-use tidegate_proto::v1::{LimitChange, WriteOptions};
+use tidegate_proto::v1::{LimitChange, WriteEffect, WriteOptions};
 
 use super::Session;
 use super::listing::Listing;
 use crate::failure::Failure;
-use crate::output::{print, print_json, remark};
+use crate::output::{Rows, grouped, print, print_json, remark};
 use crate::words;
 
 /// How to write.
@@ -32,6 +32,10 @@ pub(super) struct WriteFlags {
     /// Refuse unless the object still has this revision
     #[arg(long, value_name = "N")]
     expected_revision: Option<u64>,
+
+    /// Show what the write would change, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 impl WriteFlags {
@@ -39,7 +43,7 @@ impl WriteFlags {
     pub(super) fn to_wire(&self) -> Option<WriteOptions> {
         Some(WriteOptions {
             expected_revision: self.expected_revision,
-            dry_run: false,
+            dry_run: self.dry_run,
             reason: self.reason.clone(),
             actor: self.actor.clone(),
         })
@@ -55,8 +59,10 @@ impl WriteFlags {
 /// What a write's answer says besides the object.
 pub(super) struct Written {
     pub(super) changes: Vec<LimitChange>,
+    pub(super) effect: Option<WriteEffect>,
     pub(super) persisted: bool,
     pub(super) warnings: Vec<String>,
+    pub(super) dry_run: bool,
 }
 
 impl Written {
@@ -73,21 +79,99 @@ impl Written {
                 "persisted": self.persisted,
                 "warnings": self.warnings,
                 "changes": self.changes.iter().map(change).collect::<Vec<_>>(),
+                "effect": self.effect.as_ref().map(effect),
+                "dry_run": self.dry_run,
             }))?;
         } else {
             match item {
                 Some(item) => listing.print_one(session, item)?,
-                None => print("deleted")?,
+                None => print(if self.dry_run { "would be deleted" } else { "deleted" })?,
             }
+            self.print_effect()?;
         }
         for warning in &self.warnings {
             remark(&format!("warning: {warning}"));
         }
-        if !self.persisted {
+        if self.dry_run {
+            remark("Dry run: nothing was changed.");
+        } else if !self.persisted {
             remark("The write is in force, but lost at the next restart: the server has no durable store.");
         }
         Ok(())
     }
+
+    /// Shows a key that was set back.
+    pub(super) fn print_reset(&self, session: &Session, dropped_hold_tokens: u64) -> Result<(), Failure> {
+        if session.json {
+            print_json(&json!({
+                "dropped_hold_tokens": dropped_hold_tokens,
+                "persisted": self.persisted,
+                "warnings": self.warnings,
+                "changes": self.changes.iter().map(change).collect::<Vec<_>>(),
+                "effect": self.effect.as_ref().map(effect),
+                "dry_run": self.dry_run,
+            }))?;
+        } else {
+            let verb = if self.dry_run { "would be reset" } else { "reset" };
+            print(&format!("{verb}; held tokens dropped: {}", grouped(dropped_hold_tokens)))?;
+            self.print_effect()?;
+        }
+        for warning in &self.warnings {
+            remark(&format!("warning: {warning}"));
+        }
+        if self.dry_run {
+            remark("Dry run: nothing was changed.");
+        }
+        Ok(())
+    }
+
+    /// The effect in a sentence; of a dry run, the largest changes as a table as well.
+    pub(super) fn print_effect(&self) -> Result<(), Failure> {
+        let effect = self.effect.unwrap_or_default();
+        if self.dry_run && !self.changes.is_empty() {
+            let columns = ["ACCOUNT", "MODEL", "VARIANT", "WINDOW", "#LIMIT TPM", "#FLOOR TPM", "#CEILING TPM"];
+            let mut rows = Rows::new(&columns);
+            for change in &self.changes {
+                let key = change.key.clone().unwrap_or_default();
+                rows.push([
+                    key.account,
+                    key.model,
+                    key.variant,
+                    words::window(change.window),
+                    turn(change.limit_before_tpm, change.limit_after_tpm),
+                    turn(change.floor_before_tpm, change.floor_after_tpm),
+                    turn(change.ceiling_before_tpm, change.ceiling_after_tpm),
+                ]);
+            }
+            print(&format!("\n{rows}"))?;
+        }
+        remark(&format!(
+            "{} known keys: {} limits raised by {} TPM, {} lowered by {} TPM, {} free to sink to a lower floor",
+            grouped(effect.keys),
+            grouped(effect.limits_raised),
+            grouped(effect.gained_tpm),
+            grouped(effect.limits_lowered),
+            grouped(effect.lost_tpm),
+            grouped(effect.limits_released),
+        ));
+        Ok(())
+    }
+}
+
+/// `10 -> 20`, or one number where nothing changes.
+fn turn(before: u64, after: u64) -> String {
+    if before == after { grouped(after) } else { format!("{} -> {}", grouped(before), grouped(after)) }
+}
+
+fn effect(effect: &WriteEffect) -> Value {
+    json!({
+        "keys": effect.keys,
+        "limits_raised": effect.limits_raised,
+        "limits_lowered": effect.limits_lowered,
+        "limits_released": effect.limits_released,
+        "gained_tpm": effect.gained_tpm,
+        "lost_tpm": effect.lost_tpm,
+    })
 }
 
 /// A mask of these paths. None at all would mean every field, so that is refused.

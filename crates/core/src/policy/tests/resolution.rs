@@ -58,6 +58,7 @@ impl World {
                 Bounds::new(floor[window], ceiling[window].max(floor[window])).expect("in range")
             }),
             law: law::profile(profile).expect("a built-in profile"),
+            boosts: crate::law::Boosts::default(),
             configured: account.is_some(),
             refused: account.filter(|account| account.blocked).map(|_| Denial::AccountBlocked),
             floor_won: PerWindow::from_fn(|window| floor[window] > ceiling[window]),
@@ -166,11 +167,11 @@ proptest! {
             for [model, variant] in MODELS.into_iter().chain([["other", ""]]) {
                 let key = [account, model, variant];
                 let resolved = resolve(&policy, key, at(now));
-                prop_assert_eq!(resolved, world.resolve(key, at(now)), "{:?}", key);
+                prop_assert_eq!(&resolved, &world.resolve(key, at(now)), "{:?}", key);
                 // It holds until then, and not only now.
                 if resolved.valid_until < Timestamp::MAX {
                     let last = Timestamp::from_micros(resolved.valid_until.as_micros() - 1);
-                    prop_assert_eq!(resolve(&policy, key, last), resolved);
+                    prop_assert_eq!(&resolve(&policy, key, last), &resolved);
                     let next = resolve(&policy, key, resolved.valid_until);
                     prop_assert_eq!(next, world.resolve(key, resolved.valid_until));
                 }

@@ -182,7 +182,7 @@ fn an_update_finds_what_it_names_or_says_why_not() {
 }
 
 #[test]
-fn options_are_bounded_and_a_dry_run_is_of_a_later_version() {
+fn options_are_bounded() {
     assert_eq!(WriteOptions::parse(None).expect("defaults"), WriteOptions::default());
     let options = v1::WriteOptions {
         expected_revision: Some(3),
@@ -194,7 +194,6 @@ fn options_are_bounded_and_a_dry_run_is_of_a_later_version() {
     let code = |options: v1::WriteOptions| WriteOptions::parse(Some(&options)).expect_err("refused").code();
     assert_eq!(code(v1::WriteOptions { reason: "r".repeat(1_025), ..options.clone() }), Code::InvalidArgument);
     assert_eq!(code(v1::WriteOptions { actor: "a".repeat(257), ..options.clone() }), Code::InvalidArgument);
-    assert_eq!(code(v1::WriteOptions { dry_run: true, ..options.clone() }), Code::Unimplemented);
     let status = WriteOptions::parse_for_create(Some(&options)).expect_err("there can be no revision 3");
     assert_eq!(status.code(), Code::InvalidArgument);
     let absent = v1::WriteOptions { expected_revision: Some(0), ..options };

@@ -1,0 +1,48 @@
+//! Setting a key back by an operator's hand: its limits to their floors, its holds to nothing.
+
+use core::ops::Bound::{Excluded, Unbounded};
+
+use super::{KeyState, Outlook, Rules};
+use crate::holds::Hold;
+use crate::law::{Bounds, Law, WindowLaw};
+use crate::reservation::Number;
+use crate::time::Timestamp;
+use crate::window::{PerWindow, Window};
+
+impl KeyState {
+    /// Sets `windows` back to their floors, as if the key were new; what they proved goes, and what was settled in the open
+    /// epoch. A boost that is in force lifts them again at once.
+    pub fn reset_limits(&mut self, now: Timestamp, rules: &Rules<'_>, windows: &PerWindow<bool>) {
+        self.advance(now, rules);
+        reset(&mut self.law, windows, rules.bounds);
+        self.advance(now, rules);
+    }
+
+    /// Drops the holds of at most `most` live reservations, those after `after`; returns the last one looked at, `None` where
+    /// none was left. The reservations stay; a report on a stream that runs on holds anew what is still to come.
+    pub fn drop_holds(&mut self, after: Option<Number>, most: usize) -> Option<Number> {
+        let after = after.map_or(Unbounded, Excluded);
+        let mut last = None;
+        for (number, live) in self.live.range_mut((after, Unbounded)).take(most) {
+            self.holds.remove(&live.hold);
+            live.hold = Hold::default();
+            last = Some(*number);
+        }
+        last
+    }
+}
+
+impl Outlook {
+    /// What [`KeyState::reset_limits`] does to the law; advance before and after.
+    pub fn reset(&mut self, windows: &PerWindow<bool>, bounds: &PerWindow<Bounds>) {
+        reset(&mut self.law, windows, bounds);
+    }
+}
+
+fn reset(law: &mut Law, windows: &PerWindow<bool>, bounds: &PerWindow<Bounds>) {
+    for window in Window::ALL {
+        if windows[window] {
+            law.windows[window] = WindowLaw::new(&bounds[window]);
+        }
+    }
+}

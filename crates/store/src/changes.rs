@@ -1,0 +1,207 @@
+//! The audit log: what was written, when and by whom.
+//!
+//! A log keeps the entries as the core has them; the shell turns them into text when somebody asks. Rejected: text made at
+//! each write, which would cost memory and time for records that are hardly ever read.
+
+use std::collections::VecDeque;
+
+use tidegate_core::policy::Written;
+use tidegate_core::time::Timestamp;
+use tidegate_core::window::Window;
+
+/// Most writes that a log in memory keeps.
+const MOST_CHANGES: usize = 10_000;
+/// About the most memory that they take, in bytes: tiers of a thousand models each are large.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Who makes a write, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Author {
+    /// The call, such as `UpdateTier`.
+    pub rpc: String,
+    /// Why, as the caller says.
+    pub reason: String,
+    /// Who, as the server saw it: the peer's address, or uid and pid.
+    pub peer: String,
+    /// Who, as the caller claims.
+    pub unverified_actor: String,
+}
+
+/// One write, as the log keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Counts the writes from 1 on, without gaps.
+    pub sequence: u64,
+    /// When it was made.
+    pub time: Timestamp,
+    /// Who made it.
+    pub author: Author,
+    /// What it changed, such as `tier/enterprise`.
+    pub object: String,
+    /// The entry before; `None` where it did not exist.
+    pub before: Option<Written>,
+    /// The entry after; `None` where it no longer exists.
+    pub after: Option<Written>,
+}
+
+/// Which writes to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangeQuery {
+    /// Only writes at or after this.
+    pub start: Option<Timestamp>,
+    /// Only writes before this.
+    pub end: Option<Timestamp>,
+    /// Only writes older than that of this sequence.
+    pub before_sequence: Option<u64>,
+    /// At most this many.
+    pub page_size: usize,
+}
+
+/// A page of writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangePage {
+    /// The newest first.
+    pub rows: Vec<Change>,
+    /// Whether older ones follow the last row.
+    pub more: bool,
+    /// Writes that the log no longer keeps.
+    pub forgotten: u64,
+}
+
+/// A log in memory: the newest 10,000 writes, or fewer where they would take more than 64 MiB.
+#[derive(Debug, Default)]
+pub struct ChangeLog {
+    kept: VecDeque<(Change, usize)>,
+    bytes: usize,
+    last_sequence: u64,
+}
+
+impl ChangeLog {
+    /// Adds a write, and forgets the oldest ones where the log is full. The write's own record always stays.
+    pub fn push(
+        &mut self,
+        time: Timestamp,
+        author: Author,
+        object: String,
+        before: Option<Written>,
+        after: Option<Written>,
+    ) {
+        self.last_sequence += 1;
+        let change = Change { sequence: self.last_sequence, time, author, object, before, after };
+        let bytes = change.bytes();
+        self.bytes += bytes;
+        self.kept.push_back((change, bytes));
+        while self.kept.len() > MOST_CHANGES || (self.bytes > MOST_BYTES && self.kept.len() > 1) {
+            let Some((_, bytes)) = self.kept.pop_front() else { break };
+            self.bytes -= bytes;
+        }
+    }
+
+    /// A page of it.
+    #[must_use]
+    pub fn page(&self, query: &ChangeQuery) -> ChangePage {
+        let wanted = |change: &&Change| {
+            query.start.is_none_or(|start| change.time >= start)
+                && query.end.is_none_or(|end| change.time < end)
+                && query.before_sequence.is_none_or(|sequence| change.sequence < sequence)
+        };
+        let mut found = self.kept.iter().rev().map(|(change, _)| change).filter(wanted);
+        let rows = found.by_ref().take(query.page_size).cloned().collect();
+        ChangePage { rows, more: found.next().is_some(), forgotten: self.forgotten() }
+    }
+
+    /// Writes made so far.
+    #[must_use]
+    pub const fn written(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// Writes that it no longer keeps.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.last_sequence - self.kept.len() as u64
+    }
+}
+
+impl Change {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        let Author { rpc, reason, peer, unverified_actor } = &self.author;
+        let texts = [rpc, reason, peer, unverified_actor, &self.object].map(String::len);
+        let entries = [&self.before, &self.after].map(|entry| entry.as_ref().map_or(0, entry_bytes));
+        size_of::<Self>() + texts.iter().sum::<usize>() + entries.iter().sum::<usize>()
+    }
+}
+
+fn entry_bytes(entry: &Written) -> usize {
+    let texts = |texts: &[&str]| texts.iter().map(|text| text.len()).sum::<usize>();
+    match entry {
+        Written::Tier(tier) => {
+            // Floor and ceiling of each window, and the names.
+            let model = Window::ALL.len() * 2 * size_of::<Option<u64>>() + 2 * size_of::<String>();
+            let names = tier.models.iter().map(|entry| model + texts(&[&entry.model, &entry.variant]));
+            texts(&[&tier.name, &tier.law_profile]) + names.sum::<usize>()
+        }
+        Written::Account(account) => texts(&[&account.name, &account.tier]),
+        Written::Model(model) => texts(&[&model.name, &model.variant, &model.law_profile]),
+        Written::Override(entry) => {
+            let scope = &entry.scope;
+            let part = |part: &Option<String>| part.as_ref().map_or(0, String::len);
+            texts(&[&entry.id, &scope.account, &entry.reason]) + part(&scope.model) + part(&scope.variant)
+        }
+        Written::Boost(boost) => {
+            let scope = &boost.scope;
+            let parts = [Some(&scope.account), scope.model.as_ref(), scope.variant.as_ref()];
+            parts.iter().flatten().map(|part| part.len()).sum()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::policy::{ModelBounds, Tier};
+
+    use super::*;
+
+    fn push(log: &mut ChangeLog, seconds: u64) {
+        log.push(Timestamp::from_seconds(seconds), Author::default(), "tier/t".into(), None, None);
+    }
+
+    #[test]
+    fn pages_are_newest_first_and_within_their_times() {
+        let mut log = ChangeLog::default();
+        (1..=9).for_each(|seconds| push(&mut log, seconds));
+        let at = |seconds| Some(Timestamp::from_seconds(seconds));
+        let mut query = ChangeQuery { start: at(2), end: at(8), before_sequence: None, page_size: 4 };
+        let sequences = |page: &ChangePage| page.rows.iter().map(|row| row.sequence).collect::<Vec<_>>();
+        let first = log.page(&query);
+        assert_eq!((sequences(&first), first.more), (vec![7, 6, 5, 4], true));
+        // A write between two pages shifts nothing.
+        push(&mut log, 7);
+        query.before_sequence = Some(4);
+        let second = log.page(&query);
+        assert_eq!((sequences(&second), second.more, second.forgotten), (vec![3, 2], false, 0));
+    }
+
+    #[test]
+    fn the_newest_ten_thousand_are_kept_and_counted_on_from_one() {
+        let mut log = ChangeLog::default();
+        (1..=10_003).for_each(|seconds| push(&mut log, seconds));
+        let page = log.page(&ChangeQuery { page_size: usize::MAX, ..ChangeQuery::default() });
+        assert_eq!((page.rows.len(), page.forgotten), (10_000, 3));
+        let ends = [&page.rows[0], &page.rows[9_999]].map(|row| row.sequence);
+        assert_eq!(ends, [10_003, 4]);
+    }
+
+    #[test]
+    fn large_tiers_are_fewer() {
+        let model = || ModelBounds { model: "m".repeat(256), variant: "v".repeat(256), bounds: Default::default() };
+        let tier = Tier { models: (0..1_000).map(|_| model()).collect(), ..Tier::default() };
+        let mut log = ChangeLog::default();
+        for _ in 0..200 {
+            log.push(Timestamp::ZERO, Author::default(), String::new(), None, Some(Written::Tier(tier.clone())));
+        }
+        assert!((50..150).contains(&log.kept.len()), "{}", log.kept.len());
+        assert!(log.bytes <= MOST_BYTES);
+    }
+}
