@@ -259,9 +259,10 @@ mod tests {
             cache_known: true,
             capacity: None,
             record: false,
+            threads: NonZeroUsize::MIN,
         };
-        let baseline = Baseline::of(&run(&workload, Policy::Oracle, &setup, |_| {}), &rules);
-        let outcome = run(&workload, Policy::Forecast, &setup, |_| {});
+        let baseline = Baseline::of(&run(&workload, Policy::Oracle, &setup, &|_| {}), &rules);
+        let outcome = run(&workload, Policy::Forecast, &setup, &|_| {});
         assert_eq!((expected.p99, expected.max), overshoot(&outcome));
         assert!(expected.max > 0.0, "without a margin it overshoots, else this compares zeros");
         assert!((expected.goodput - baseline.goodput(&outcome)).abs() < 1e-12);

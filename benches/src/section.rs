@@ -134,6 +134,7 @@ impl Conduct {
             cache_known: self.cache_known,
             capacity: None,
             record,
+            threads: std::num::NonZeroUsize::MIN,
         }
     }
 }

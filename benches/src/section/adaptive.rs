@@ -128,7 +128,7 @@ impl Sizes {
             .map(|floor| Bounds::new(floor, floor * CEILING).expect("the floor is at least 1, 18 of it at most 2^40"));
         let rules = [KeyRules { bounds, law: LawParams::DEFAULT }];
         let conduct = Conduct { progress_every: Some(REPORTS), ..Conduct::usual() };
-        run(workload, Policy::Forecast, &conduct.setup(&rules, true), |_| {})
+        run(workload, Policy::Forecast, &conduct.setup(&rules, true), &|_| {})
     }
 }
 

@@ -91,7 +91,7 @@ fn play(sizes: &Sizes, seed: u64, reported: bool) -> Figures {
     let unlimited = Capacity::new(vec![(0, Tokens::new(1 << 60, 1 << 60, 1 << 60))]).expect("not 0");
     let told = if reported { &capacity } else { &unlimited };
     let setup = tidegate_sim::run::Setup { capacity: Some(told), ..conduct.setup(&rules, false) };
-    Figures::of(&run(&workload(sizes, seed), Policy::Forecast, &setup, |_| {}), &capacity)
+    Figures::of(&run(&workload(sizes, seed), Policy::Forecast, &setup, &|_| {}), &capacity)
 }
 
 impl Figures {

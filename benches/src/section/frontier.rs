@@ -32,7 +32,7 @@ pub(super) fn markdown(scope: &Scope) -> Result<String, StudyError> {
             &row.subject.workload(row.demand, row.seed),
             Policy::Oracle,
             &Conduct::usual().setup(&rules, false),
-            |_| {},
+            &|_| {},
         );
         Baseline::of(&oracle, &rules)
     });
@@ -46,7 +46,7 @@ pub(super) fn markdown(scope: &Scope) -> Result<String, StudyError> {
         let conduct = Conduct { forecast, ..Conduct::usual() };
         let rules = row.subject.rules();
         let workload = row.subject.workload(row.demand, row.seed);
-        let outcome = run(&workload, Policy::Forecast, &conduct.setup(&rules, false), |_| {});
+        let outcome = run(&workload, Policy::Forecast, &conduct.setup(&rules, false), &|_| {});
         let (p99, max) = overshoot(&outcome);
         Point { margin_permille: *margin, goodput: baseline.goodput(&outcome), p99, max }
     });

@@ -42,7 +42,7 @@ pub(super) fn markdown(scope: &Scope) -> String {
         let per_second = DEMAND * limit as f64 / 60.0;
         let lengths = [(0, *before), (STEP_SECONDS, *after)];
         let workload = single_key(steady(*seed, per_second, END_SECONDS, 1_000, &lengths));
-        let outcome = run(&workload, Policy::Forecast, &conduct.setup(&rules, true), |_| {});
+        let outcome = run(&workload, Policy::Forecast, &conduct.setup(&rules, true), &|_| {});
         let record = outcome.keys[0].record.clone().unwrap_or_default();
         (before_step(&record, limit), since_step(&record, limit))
     });

@@ -181,8 +181,7 @@ impl KeyState {
     fn windows_at(&self, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
         let limits = self.limits(rules);
         let effective = effective(&limits, tier, rules);
-        let [prompt, uncached] = self.prompt.sum();
-        let used = PerWindow::new(prompt, uncached, self.generated.sum()[0]);
+        let used = self.used();
         PerWindow::from_fn(|window| WindowStatus {
             limit_tpm: limits[window],
             effective_limit_tpm: effective[window],
@@ -198,6 +197,14 @@ impl KeyState {
             },
             binding: false,
         })
+    }
+
+    /// Tokens charged in the windows as of the last [`KeyState::advance`].
+    #[must_use]
+    pub const fn used(&self) -> Tokens {
+        let [prompt, uncached] = self.prompt.sum();
+        let [generated] = self.generated.sum();
+        Tokens::new(prompt, uncached, generated)
     }
 
     /// Tokens of the requests that were denied (429) by windows at their ceiling in the 60 minutes of the clock that end with

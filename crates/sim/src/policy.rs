@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use tidegate_core::MAX_TOKENS;
-use tidegate_core::forecast::ForecastDefaults;
+use tidegate_core::forecast::{ForecastDefaults, Prior, Sample};
 use tidegate_core::law::{Bounds, LawParams};
+use tidegate_core::pressure::Reading;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens};
 
@@ -114,34 +115,51 @@ pub enum Verdict {
 pub struct Stream {
     /// The request.
     pub request: Arrival,
-    /// Unique among the live ones, small, and used again.
+    /// Unique among the live ones of its key, small, and used again.
     pub slot: usize,
 }
 
-/// What a run tells a policy, in the order of time.
-pub(crate) trait Limiter {
-    /// Decides about a request that arrives now; it runs in `stream.slot` if it is admitted.
-    fn decide(&mut self, now: Timestamp, stream: &Stream) -> Verdict;
-
-    /// `generated_tokens` of the stream are there.
-    fn on_progress(&mut self, _now: Timestamp, _stream: &Stream, _generated_tokens: u64) {}
-
-    /// The stream has ended.
-    fn on_end(&mut self, _now: Timestamp, _stream: &Stream) {}
-
-    /// How busy the deployment of a model is, permille of what it can do.
-    fn on_pressure(&mut self, _now: Timestamp, _model: usize, _permille: PerWindow<u32>) {}
-
-    /// The limits of a key after its last decision, where they move.
-    fn limits(&self, key: u32) -> Tokens;
+/// What one key cannot know by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings<'a> {
+    /// What requests of its model do.
+    pub(crate) prior: &'a Prior,
+    /// How busy the deployment of its model is.
+    pub(crate) pressure: PerWindow<Reading>,
 }
 
-/// What a run looks like to the policies.
+/// What a run tells a policy about one key, in the order of time.
+pub(crate) trait Limiter: Send {
+    /// Decides about a request that arrives now; it runs in `stream.slot` if it is admitted.
+    fn decide(&mut self, now: Timestamp, stream: &Stream, around: &Surroundings<'_>) -> Verdict;
+
+    /// `generated_tokens` of the stream are there.
+    fn on_progress(&mut self, _now: Timestamp, _stream: &Stream, _generated: u64, _around: &Surroundings<'_>) {}
+
+    /// The stream has ended. Answers what its model learns from that.
+    fn on_end(&mut self, _now: Timestamp, _stream: &Stream, _around: &Surroundings<'_>) -> Option<Sample> {
+        None
+    }
+
+    /// Whether nothing that it does depends on the prior of its model, now and later.
+    fn stands_alone(&self) -> bool {
+        true
+    }
+
+    /// Tokens in its windows as of the last decision, where a busy deployment matters to it.
+    fn used(&self) -> Option<Tokens> {
+        None
+    }
+
+    /// Its limits after its last decision, where they move.
+    fn limits(&self) -> Tokens;
+}
+
+/// What a run looks like to the policy of one key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct World<'a> {
-    pub(crate) keys: &'a [KeyName],
-    /// As many as keys.
-    pub(crate) rules: &'a [KeyRules],
+    pub(crate) name: &'a KeyName,
+    pub(crate) rules: &'a KeyRules,
     pub(crate) forecast: &'a ForecastDefaults,
     /// Whether a request states how much of its prompt is cached.
     pub(crate) cache_known: bool,

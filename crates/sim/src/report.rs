@@ -219,8 +219,6 @@ impl Study<'_> {
         threads: NonZeroUsize,
         on_requests: &(dyn Fn(u64) + Sync),
     ) -> Vec<Option<Outcome>> {
-        /// Requests between two calls of `on_requests`.
-        const STEP: usize = 4_096;
         let next = AtomicUsize::new(0);
         let outcomes: Mutex<Vec<Option<Outcome>>> = Mutex::new(vec![None; jobs.len()]);
         let work = || {
@@ -232,13 +230,9 @@ impl Study<'_> {
                     cache_known: self.cache_known,
                     capacity: None,
                     record: self.record && !job.roomy,
+                    threads: NonZeroUsize::new(threads.get() / jobs.len()).unwrap_or(NonZeroUsize::MIN),
                 };
-                let outcome = run(workload, job.policy, &setup, |index| {
-                    if index % STEP == STEP - 1 {
-                        on_requests(STEP as u64);
-                    }
-                });
-                on_requests((workload.requests.len() % STEP) as u64);
+                let outcome = run(workload, job.policy, &setup, on_requests);
                 let index = jobs.iter().position(|other| std::ptr::eq(other, job)).expect("the job is one of the jobs");
                 outcomes.lock().expect("no thread panics with the lock")[index] = Some(outcome);
             }

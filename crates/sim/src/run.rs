@@ -1,20 +1,36 @@
 //! One run: a workload against a policy, in virtual time, with the truth booked beside it.
+//!
+//! Keys know nothing of each other but what their model's prior says, and that only until they have settled some requests of
+//! their own; or how busy their deployment is, where it reports. So keys that stand alone are played on all threads, a stretch
+//! of the trace at a time; what their models learn from it is sorted by time, and the other keys follow one by one.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
 use std::time::Duration;
 
-use tidegate_core::forecast::ForecastDefaults;
+use tidegate_core::forecast::{ForecastDefaults, Sample};
 use tidegate_core::time::Timestamp;
-use tidegate_core::window::{PerWindow, Tokens, Window};
+use tidegate_core::window::{PerWindow, Tokens};
 
-use crate::busy::{Capacity, Load, Served};
-use crate::policy::{KeyRules, Policy, Stream, Verdict, World};
-use crate::truth::{Truth, WindowTruth};
+use crate::busy::Capacity;
+use crate::policy::{KeyRules, Policy, Surroundings};
 use crate::workload::Workload;
+
+mod models;
+mod outcome;
+mod player;
+
+use models::Models;
+pub use outcome::{KeyOutcome, LimitCourse, Outcome, Record};
+use player::{Moment, Player, Step, What};
 
 /// When simulated time begins: not at the epoch, so that a minute before the first request exists.
 const START: Timestamp = Timestamp::from_seconds(1_000_000);
+
+/// Requests of a stretch: few enough that their rows stay in the processor's cache for one key after the other.
+const STRETCH: usize = 32_768;
 
 /// How the gateway and the limiter of a run are set up.
 #[derive(Clone, Copy, Debug)]
@@ -31,225 +47,117 @@ pub struct Setup<'a> {
     pub capacity: Option<&'a Capacity>,
     /// Whether to keep what every window held at every second, for plots.
     pub record: bool,
+    /// On how many threads; what comes of the run does not depend on it.
+    pub threads: NonZeroUsize,
 }
 
-/// What came of a run.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Requests played.
-    pub requests: u64,
-    /// Of these, admitted.
-    pub admitted: u64,
-    /// Tokens of the admitted requests.
-    pub tokens: Tokens,
-    /// Tokens of the refused ones.
-    pub tokens_denied: Tokens,
-    /// As many as keys.
-    pub keys: Vec<KeyOutcome>,
-    /// What the deployment of each model did until the last request; none where nobody reports.
-    pub served: Vec<Served>,
-}
-
-/// What came of one key; a key without requests has none.
-#[derive(Clone, Debug, Default)]
-pub struct KeyOutcome {
-    /// What its windows held.
-    pub truth: PerWindow<WindowTruth>,
-    /// Tokens it asked for.
-    pub asked: Tokens,
-    /// Requests it made.
-    pub requests: u64,
-    /// Of these, refused because of its own limits: 429.
-    pub rate_limited: u64,
-    /// Refused because the deployment is busy: 503.
-    pub overloaded: u64,
-    /// Its limits at its first and at its last decision, and the highest.
-    pub limit: PerWindow<LimitCourse>,
-    /// For plots, where they were asked for.
-    pub record: Option<Record>,
-}
-
-/// How a limit moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LimitCourse {
-    /// TPM at the first decision.
-    pub first: u64,
-    /// TPM at the last decision.
-    pub last: u64,
-    /// Highest TPM at any decision.
-    pub peak: u64,
-}
-
-/// The course of a key, second by second from its first request on.
-#[derive(Clone, Debug, Default)]
-pub struct Record {
-    /// Second of the first sample, from the start of the trace.
-    pub first_second: u64,
-    /// Tokens in the windows at each second.
-    pub held: Vec<Tokens>,
-    /// The limits, where a decision found them changed: second and TPM.
-    pub limits: Vec<(u64, Tokens)>,
-    /// Second of each 429.
-    pub rate_limited: Vec<u64>,
-    /// Second of each 503.
-    pub overloaded: Vec<u64>,
-}
-
-/// A stream's next report.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Event {
-    at_ms: u64,
-    /// In the order of admission, so that ties are settled the same way in every run.
-    order: u64,
-    slot: usize,
-}
-
-/// Plays the whole workload. `on_request` is called before each request with its index, for progress bars.
+/// Plays the whole workload, of less than 2^32 requests. `on_requests` is called with the number of requests that came since
+/// its last call, for progress bars.
 #[must_use]
-pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, mut on_request: impl FnMut(usize)) -> Outcome {
-    let world =
-        World { keys: &workload.keys, rules: setup.rules, forecast: setup.forecast, cache_known: setup.cache_known };
-    let mut limiter = policy.limiter(world);
-    let every_ms = setup.progress_every.map(|every| u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1));
-    let mut streams: Vec<Stream> = Vec::new();
-    let mut free: Vec<usize> = Vec::new();
-    let mut events: BinaryHeap<Reverse<Event>> = BinaryHeap::new();
-    let spans = workload.spans();
-    let mut truths: Vec<Option<Truth>> = vec![None; workload.keys.len()];
-    let mut outcome = Outcome {
-        requests: 0,
-        admitted: 0,
-        tokens: Tokens::default(),
-        tokens_denied: Tokens::default(),
-        keys: vec![KeyOutcome::default(); workload.keys.len()],
-        served: Vec::new(),
-    };
-    let (models, count) = workload.models();
-    let mut loads = vec![Load::default(); if setup.capacity.is_some() { count } else { 0 }];
-    let mut second = 0;
-    let next_event = |stream: &Stream, now_ms: u64| {
-        let end = stream.request.end_ms();
-        every_ms.map_or(end, |every| now_ms.saturating_add(every).min(end))
-    };
+pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, on_requests: &(dyn Fn(u64) + Sync)) -> Outcome {
+    let (own, spans) = (workload.by_key(), workload.spans());
+    let players = own.iter().zip(&spans).enumerate().map(|(key, (own, span))| {
+        // A key of which every request was thinned out.
+        (!own.is_empty()).then(|| Player::new(workload, key, own, span, policy, setup))
+    });
+    let mut stage = Stage { players: players.collect(), models: Models::new(workload, setup), setup };
+    for stretch in workload.requests.chunks(STRETCH).scan(0, |end, stretch| {
+        *end += stretch.len();
+        Some(*end)
+    }) {
+        let last = stretch - 1;
+        // Just after the last request: what is due later belongs to the next stretch, or to nobody.
+        let request = u32::try_from(last).expect("fewer than 2^32 requests") + 1;
+        let until = Moment { at_ms: workload.requests[last].at_ms, what: What::Request, request };
+        let lessons = stage.play_alone(until, on_requests);
+        stage.play_together(until, lessons, on_requests);
+    }
+    stage.finish()
+}
 
-    for (index, request) in workload.requests.iter().enumerate() {
-        on_request(index);
-        loop {
-            // A second that ends together with a report ends first: the report is of the next.
-            let end_ms = (second + 1) * 1_000;
-            let until_ms = if loads.is_empty() { request.at_ms } else { request.at_ms.min(end_ms - 1) };
-            while let Some(Reverse(event)) = events.pop_if_due(until_ms) {
-                report(&mut *limiter, &mut events, &mut free, &streams[event.slot], event, &next_event);
+/// Everybody in a run.
+struct Stage<'a> {
+    players: Vec<Option<Player<'a>>>,
+    models: Models<'a>,
+    setup: &'a Setup<'a>,
+}
+
+impl Stage<'_> {
+    /// Plays the keys that stand alone. Answers what their models learn, in the order of time, and the key that taught it.
+    fn play_alone(&mut self, until: Moment, on_requests: &(dyn Fn(u64) + Sync)) -> Vec<(Moment, usize, Sample)> {
+        let around = Surroundings { prior: self.models.defaults(), pressure: PerWindow::default() };
+        let alone = self.players.iter_mut().enumerate();
+        let alone =
+            alone.filter_map(|(key, player)| Some((key, player.as_mut().filter(|player| player.stands_alone())?)));
+        let next = Mutex::new(alone);
+        let lessons = Mutex::new(Vec::new());
+        let work = || {
+            let mut learned = Vec::new();
+            loop {
+                let Some((key, player)) = next.lock().expect("nobody panics with the lock").next() else { break };
+                let (come, mut own) = (player.come(), Vec::new());
+                player.play(until, &around, &mut own);
+                on_requests(player.come() - come);
+                learned.extend(own.into_iter().map(|(moment, sample)| (moment, key, sample)));
             }
-            let Some(capacity) = setup.capacity.filter(|_| end_ms <= request.at_ms) else { break };
-            for (model, load) in loads.iter_mut().enumerate() {
-                limiter.on_pressure(at(end_ms), model, load.end_second(capacity));
+            lessons.lock().expect("nobody panics with the lock").extend(learned);
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.setup.threads.get() {
+                scope.spawn(work);
             }
-            second += 1;
-        }
-        let slot = free.last().copied().unwrap_or(streams.len());
-        let stream = Stream { request: *request, slot };
-        let verdict = limiter.decide(at(request.at_ms), &stream);
-        let tokens = Tokens::new(request.prompt_tokens, request.uncached_prompt_tokens, request.generated_tokens);
-        let key = &mut outcome.keys[request.key as usize];
-        let truth = truths[request.key as usize].get_or_insert_with(|| {
-            let limit = setup.rules[request.key as usize].floors();
-            if setup.record {
-                key.record = Some(Record { first_second: request.at_ms.div_ceil(1_000), ..Record::default() });
-            }
-            Truth::new(&spans[request.key as usize], limit, setup.record)
+            work();
         });
-        key.on_decision(request.at_ms, limiter.limits(request.key), tokens, verdict);
-        outcome.requests += 1;
-        if verdict == Verdict::Admitted {
-            outcome.admitted += 1;
-            add(&mut outcome.tokens, tokens);
-            truth.admit(request);
-            if let Some(load) = loads.get_mut(models[request.key as usize]) {
-                load.admit(request);
+        let mut lessons = lessons.into_inner().expect("nobody panics with the lock");
+        lessons.sort_unstable_by_key(|(moment, ..)| *moment);
+        lessons
+    }
+
+    /// Plays the keys that need their model, whose other keys teach it these lessons meanwhile.
+    fn play_together(
+        &mut self,
+        until: Moment,
+        lessons: Vec<(Moment, usize, Sample)>,
+        on_requests: &(dyn Fn(u64) + Sync),
+    ) {
+        let mut lessons = lessons.into_iter().peekable();
+        let due = |(key, player): (usize, &Option<Player<'_>>)| {
+            let moment = player.as_ref()?.next().filter(|moment| *moment < until)?;
+            Some(Reverse((moment, key)))
+        };
+        let mut agenda: BinaryHeap<_> = self.players.iter().enumerate().filter_map(due).collect();
+        let mut come = 0;
+        while let Some(Reverse((moment, key))) = agenda.pop() {
+            while let Some((_, key, sample)) = lessons.next_if(|(earlier, ..)| *earlier < moment) {
+                self.models.learn(key, &sample);
             }
-            if free.pop().is_none() {
-                streams.push(stream);
-            } else {
-                streams[slot] = stream;
+            self.models.end_seconds(moment);
+            let Some(player) = &mut self.players[key] else { continue };
+            match player.step(moment, &self.models.around(key, moment.at_ms)) {
+                Step::Ended(Some(sample)) => self.models.learn(key, &sample),
+                Step::Admitted(request) => self.models.on_decision(key, moment.at_ms, player.used(), Some(&request)),
+                Step::Refused => self.models.on_decision(key, moment.at_ms, player.used(), None),
+                Step::Ended(None) | Step::Reported => {}
             }
-            let order = outcome.admitted;
-            events.push(Reverse(Event { at_ms: next_event(&stream, request.at_ms), order, slot }));
-        } else {
-            add(&mut outcome.tokens_denied, tokens);
+            come += u64::from(moment.what == What::Request);
+            agenda.extend(due((key, &self.players[key])));
+        }
+        on_requests(come);
+        for (_, key, sample) in lessons {
+            self.models.learn(key, &sample);
         }
     }
-    outcome.served = loads.into_iter().map(Load::finish).collect();
-    for (key, truth) in outcome.keys.iter_mut().zip(truths) {
-        if let Some(truth) = truth {
-            let (windows, held) = truth.finish();
-            key.truth = windows;
-            if let (Some(record), Some(held)) = (&mut key.record, held) {
-                record.held = held;
-            }
+
+    fn finish(self) -> Outcome {
+        let keys = self.players.into_iter().map(|player| player.map(Player::finish).unwrap_or_default());
+        let mut outcome = Outcome { keys: keys.collect(), served: self.models.finish(), ..Outcome::default() };
+        for key in &outcome.keys {
+            outcome.requests += key.requests;
+            outcome.admitted += key.admitted;
+            add(&mut outcome.tokens, key.tokens);
+            add(&mut outcome.tokens_denied, key.tokens_denied);
         }
-    }
-    outcome
-}
-
-impl KeyOutcome {
-    fn on_decision(&mut self, at_ms: u64, limits: Tokens, asked: Tokens, verdict: Verdict) {
-        add(&mut self.asked, asked);
-        self.requests += 1;
-        self.rate_limited += u64::from(verdict == Verdict::RateLimited);
-        self.overloaded += u64::from(verdict == Verdict::Overloaded);
-        for window in Window::ALL {
-            let (course, limit) = (&mut self.limit[window], limits[window]);
-            if course.peak == 0 {
-                course.first = limit;
-            }
-            course.last = limit;
-            course.peak = course.peak.max(limit);
-        }
-        if let Some(record) = &mut self.record {
-            let second = at_ms / 1_000;
-            if record.limits.last().is_none_or(|(_, last)| *last != limits) {
-                record.limits.push((second, limits));
-            }
-            match verdict {
-                Verdict::Admitted => {}
-                Verdict::RateLimited => record.rate_limited.push(second),
-                Verdict::Overloaded => record.overloaded.push(second),
-            }
-        }
-    }
-}
-
-/// Tells the policy of a stream's progress or end, and sets its next report.
-fn report(
-    limiter: &mut dyn crate::policy::Limiter,
-    events: &mut BinaryHeap<Reverse<Event>>,
-    free: &mut Vec<usize>,
-    stream: &Stream,
-    event: Event,
-    next_event: &impl Fn(&Stream, u64) -> u64,
-) {
-    let request = &stream.request;
-    if event.at_ms >= request.end_ms() {
-        limiter.on_end(at(event.at_ms), stream);
-        free.push(event.slot);
-        return;
-    }
-    let generated = request.generated_by(event.at_ms);
-    if generated > 0 {
-        limiter.on_progress(at(event.at_ms), stream, generated);
-    }
-    events.push(Reverse(Event { at_ms: next_event(stream, event.at_ms), ..event }));
-}
-
-/// The earliest event, if it is due.
-trait PopIfDue {
-    fn pop_if_due(&mut self, now_ms: u64) -> Option<Reverse<Event>>;
-}
-
-impl PopIfDue for BinaryHeap<Reverse<Event>> {
-    fn pop_if_due(&mut self, now_ms: u64) -> Option<Reverse<Event>> {
-        self.peek().is_some_and(|Reverse(event)| event.at_ms <= now_ms).then(|| self.pop())?
+        outcome
     }
 }
 

@@ -173,6 +173,16 @@ impl Workload {
         (models, numbers.len())
     }
 
+    /// The indices of each key's requests, in the order of arrival.
+    #[must_use]
+    pub fn by_key(&self) -> Vec<Vec<u32>> {
+        let mut by_key = vec![Vec::new(); self.keys.len()];
+        for (index, request) in (0..).zip(&self.requests) {
+            by_key[request.key as usize].push(index);
+        }
+        by_key
+    }
+
     /// From when to when each key asks, and when the last token of all its requests is there.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {

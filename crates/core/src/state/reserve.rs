@@ -36,6 +36,18 @@ const LONG_WAIT_MILLIS: u64 = 20_000;
 /// Pressure over which waits grow, permille.
 const WAIT_RANGE: u64 = 550;
 
+/// A decision, and which windows are in the way.
+struct Judgement {
+    outcome: Result<Allowed, Denied>,
+    binding: PerWindow<bool>,
+}
+
+impl Judgement {
+    fn denied(denial: Denial, retry_after: Option<Duration>, ask: Tokens, binding: PerWindow<bool>) -> Self {
+        Self { outcome: Err(Denied { denial, retry_after, ask }), binding }
+    }
+}
+
 /// What a request asks for, and what it is expected to do.
 struct Wish {
     ask: Tokens,
@@ -59,10 +71,35 @@ impl KeyState {
         reserve: &Reserve<'_, '_>,
         number: impl FnOnce() -> Result<Number, Bound>,
     ) -> Result<Answer, RequestIdTaken> {
+        let judgement = self.judge(now, rules, reserve, number)?;
+        Ok(self.answer(judgement, reserve.request, rules))
+    }
+
+    /// As [`KeyState::reserve`], for callers that publish no windows: looking at them costs as much as deciding.
+    ///
+    /// # Errors
+    /// As [`KeyState::reserve`].
+    pub fn decide(
+        &mut self,
+        now: Timestamp,
+        rules: &Rules<'_>,
+        reserve: &Reserve<'_, '_>,
+        number: impl FnOnce() -> Result<Number, Bound>,
+    ) -> Result<Result<Allowed, Denied>, RequestIdTaken> {
+        self.judge(now, rules, reserve, number).map(|judgement| judgement.outcome)
+    }
+
+    fn judge(
+        &mut self,
+        now: Timestamp,
+        rules: &Rules<'_>,
+        reserve: &Reserve<'_, '_>,
+        number: impl FnOnce() -> Result<Number, Bound>,
+    ) -> Result<Judgement, RequestIdTaken> {
         self.advance(now, rules);
         let request = reserve.request;
         if let Some(known) = reserve.request_id.and_then(|id| self.requests.get(&id)) {
-            return self.replay(known, request, rules);
+            return self.replay(known, request);
         }
         let limits = self.limits(rules);
         if self.needs_fallback() {
@@ -72,7 +109,7 @@ impl KeyState {
         if let Some((denial, windows)) = hopeless(request, rules, &limits) {
             self.on_denied(&forecast::stated(request), &windows, &limits, rules);
             let wait = (denial == Denial::ExceedsCurrentLimit).then(|| self.next_epoch());
-            return Ok(self.deny(denial, wait, figures.ask(request, &limits), windows, request, rules));
+            return Ok(Judgement::denied(denial, wait, figures.ask(request, &limits), windows));
         }
         // The account's own limits first: above them it is a 429, whatever the deployment says (C10).
         let own = self.wish(request, &figures, &limits, rules);
@@ -83,13 +120,13 @@ impl KeyState {
             }
             self.on_denied(&own.ask, &full, &limits, rules);
             let wait = self.wait(&own.ask, own.course.reach, &limits, rules);
-            return Ok(self.deny(Denial::WindowFull, Some(wait), own.ask, full, request, rules));
+            return Ok(Judgement::denied(Denial::WindowFull, Some(wait), own.ask, full));
         }
         let effective = super::effective(&limits, request.service_tier, rules);
         let wish = if effective == limits { own } else { self.wish(request, &figures, &effective, rules) };
         if let Some((denial, windows)) = self.overloaded(&wish, &limits, &effective, request, rules) {
             let wait = self.overloaded_wait(request, &windows, rules);
-            return Ok(self.deny(denial, Some(wait), wish.ask, windows, request, rules));
+            return Ok(Judgement::denied(denial, Some(wait), wish.ask, windows));
         }
         let number =
             if self.live.len() < reserve.most_reservations { number() } else { Err(Bound::ReservationsPerKey) };
@@ -99,9 +136,9 @@ impl KeyState {
                 self.admit(number, reserve, wish.ask, hold, figures.micros_per_token());
                 let allowed =
                     Allowed { number, reserved: wish.ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
-                Ok(Answer { outcome: Ok(allowed), windows: self.windows_at(request.service_tier, rules) })
+                Ok(Judgement { outcome: Ok(allowed), binding: PerWindow::default() })
             }
-            Err(bound) => Ok(self.refuse(rules, request, bound)),
+            Err(bound) => Ok(self.refusal(rules, request, bound)),
         }
     }
 
@@ -109,16 +146,19 @@ impl KeyState {
     /// [`KeyState::advance`].
     #[must_use]
     pub fn refuse(&self, rules: &Rules<'_>, request: &Request<'_>, bound: Bound) -> Answer {
+        self.answer(self.refusal(rules, request, bound), request, rules)
+    }
+
+    fn refusal(&self, rules: &Rules<'_>, request: &Request<'_>, bound: Bound) -> Judgement {
         let ask = self.expected_figures(rules).ask(request, &self.limits(rules));
-        let wait = self.spread(request);
-        self.deny(Denial::Capacity(bound), Some(wait), ask, PerWindow::default(), request, rules)
+        Judgement::denied(Denial::Capacity(bound), Some(self.spread(request)), ask, PerWindow::default())
     }
 
     /// Refuses the request because nobody may spend on this account; as [`KeyState::refuse`].
     #[must_use]
     pub fn forbid(&self, rules: &Rules<'_>, request: &Request<'_>, denial: Denial) -> Answer {
         let ask = self.expected_figures(rules).ask(request, &self.limits(rules));
-        self.deny(denial, None, ask, PerWindow::default(), request, rules)
+        self.answer(Judgement::denied(denial, None, ask, PerWindow::default()), request, rules)
     }
 
     fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, hold: Hold, pace: u64) {
@@ -153,7 +193,7 @@ impl KeyState {
     }
 
     /// Repeats the answer to an earlier call with this request id.
-    fn replay(&self, known: &KnownRequest, request: &Request<'_>, rules: &Rules<'_>) -> Result<Answer, RequestIdTaken> {
+    fn replay(&self, known: &KnownRequest, request: &Request<'_>) -> Result<Judgement, RequestIdTaken> {
         let same = known.stated == Stated::of(request) && self.now <= known.admitted_at.after(REPLAY);
         let live = self.live.get(&known.number).filter(|live| same && live.expires_at > self.now);
         let live = live.ok_or(RequestIdTaken)?;
@@ -164,23 +204,15 @@ impl KeyState {
             ttl: live.ttl,
             replayed: true,
         };
-        Ok(Answer { outcome: Ok(allowed), windows: self.windows_at(request.service_tier, rules) })
+        Ok(Judgement { outcome: Ok(allowed), binding: PerWindow::default() })
     }
 
-    fn deny(
-        &self,
-        denial: Denial,
-        retry_after: Option<Duration>,
-        ask: Tokens,
-        binding: PerWindow<bool>,
-        request: &Request<'_>,
-        rules: &Rules<'_>,
-    ) -> Answer {
+    fn answer(&self, judgement: Judgement, request: &Request<'_>, rules: &Rules<'_>) -> Answer {
         let mut windows = self.windows_at(request.service_tier, rules);
-        for (window, binding) in binding.iter() {
+        for (window, binding) in judgement.binding.iter() {
             windows[window].binding = *binding;
         }
-        Answer { outcome: Err(Denied { denial, retry_after, ask }), windows }
+        Answer { outcome: judgement.outcome, windows }
     }
 
     /// Time until the law's minute closes.

@@ -2,10 +2,11 @@
 //! and hear the same reports.
 
 use tidegate_core::charges::Charges;
+use tidegate_core::forecast::Sample;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::Tokens;
 
-use super::{Limiter, Stream, Verdict, World};
+use super::{Limiter, Stream, Surroundings, Verdict, World};
 use crate::workload::Arrival;
 
 /// What is held where a request declares no maximum.
@@ -21,8 +22,8 @@ struct Key {
 }
 
 impl Key {
-    fn of(world: World<'_>) -> Vec<Self> {
-        world.rules.iter().map(|rules| Self { limit: rules.floors(), ..Self::default() }).collect()
+    fn of(world: World<'_>) -> Self {
+        Self { limit: world.rules.floors(), ..Self::default() }
     }
 
     fn used(&mut self, now: Timestamp) -> Tokens {
@@ -44,17 +45,17 @@ struct Report {
 /// Holds what `hold` says until it is used; used + holds + ask <= limit.
 pub(super) struct Holding<H> {
     hold: H,
-    keys: Vec<Key>,
+    key: Key,
     reports: Vec<Report>,
 }
 
 impl<H: Fn(&Arrival) -> u64> Holding<H> {
     pub(super) fn new(world: World<'_>, hold: H) -> Self {
-        Self { hold, keys: Key::of(world), reports: Vec::new() }
+        Self { hold, key: Key::of(world), reports: Vec::new() }
     }
 
     fn report(&mut self, now: Timestamp, stream: &Stream, generated: u64, ended: bool) {
-        let key = &mut self.keys[stream.request.key as usize];
+        let key = &mut self.key;
         let report = &mut self.reports[stream.slot];
         let produced = generated - report.generated;
         key.generated.expire(now);
@@ -65,11 +66,11 @@ impl<H: Fn(&Arrival) -> u64> Holding<H> {
     }
 }
 
-impl<H: Fn(&Arrival) -> u64> Limiter for Holding<H> {
-    fn decide(&mut self, now: Timestamp, stream: &Stream) -> Verdict {
+impl<H: Fn(&Arrival) -> u64 + Send> Limiter for Holding<H> {
+    fn decide(&mut self, now: Timestamp, stream: &Stream, _around: &Surroundings<'_>) -> Verdict {
         let request = &stream.request;
         let held = (self.hold)(request);
-        let key = &mut self.keys[request.key as usize];
+        let key = &mut self.key;
         let used = key.used(now);
         let fits = used.prompt + request.prompt_tokens <= key.limit.prompt
             && used.uncached_prompt + request.uncached_prompt_tokens <= key.limit.uncached_prompt
@@ -86,48 +87,50 @@ impl<H: Fn(&Arrival) -> u64> Limiter for Holding<H> {
         Verdict::Admitted
     }
 
-    fn on_progress(&mut self, now: Timestamp, stream: &Stream, generated_tokens: u64) {
-        self.report(now, stream, generated_tokens, false);
+    fn on_progress(&mut self, now: Timestamp, stream: &Stream, generated: u64, _around: &Surroundings<'_>) {
+        self.report(now, stream, generated, false);
     }
 
-    fn on_end(&mut self, now: Timestamp, stream: &Stream) {
+    fn on_end(&mut self, now: Timestamp, stream: &Stream, _around: &Surroundings<'_>) -> Option<Sample> {
         self.report(now, stream, stream.request.generated_tokens, true);
+        None
     }
 
-    fn limits(&self, key: u32) -> Tokens {
-        self.keys[key as usize].limit
+    fn limits(&self) -> Tokens {
+        self.key.limit
     }
 }
 
 /// Admits while every window is below its limit; charges the whole request when it ends.
 pub(super) struct ChargeAfter {
-    keys: Vec<Key>,
+    key: Key,
 }
 
 impl ChargeAfter {
     pub(super) fn new(world: World<'_>) -> Self {
-        Self { keys: Key::of(world) }
+        Self { key: Key::of(world) }
     }
 }
 
 impl Limiter for ChargeAfter {
-    fn decide(&mut self, now: Timestamp, stream: &Stream) -> Verdict {
-        let key = &mut self.keys[stream.request.key as usize];
+    fn decide(&mut self, now: Timestamp, _stream: &Stream, _around: &Surroundings<'_>) -> Verdict {
+        let key = &mut self.key;
         let used = key.used(now);
         let below = used.iter().all(|(window, used)| *used < key.limit[window]);
         if below { Verdict::Admitted } else { Verdict::RateLimited }
     }
 
-    fn on_end(&mut self, now: Timestamp, stream: &Stream) {
+    fn on_end(&mut self, now: Timestamp, stream: &Stream, _around: &Surroundings<'_>) -> Option<Sample> {
         let request = &stream.request;
-        let key = &mut self.keys[request.key as usize];
+        let key = &mut self.key;
         key.prompt.expire(now);
         key.generated.expire(now);
         key.prompt.charge(now, [request.prompt_tokens, request.uncached_prompt_tokens]);
         key.generated.charge(now, [request.generated_tokens]);
+        None
     }
 
-    fn limits(&self, key: u32) -> Tokens {
-        self.keys[key as usize].limit
+    fn limits(&self) -> Tokens {
+        self.key.limit
     }
 }

@@ -9,18 +9,14 @@ use std::collections::VecDeque;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::Tokens;
 
-use super::{Limiter, Stream, Verdict, World};
+use super::{Limiter, Stream, Surroundings, Verdict, World};
 use crate::workload::Arrival;
 
 const WINDOW_MS: u64 = 60_000;
 const WINDOW_SECONDS: usize = 60;
 
-pub(super) struct Oracle {
-    keys: Vec<Key>,
-}
-
 #[derive(Default)]
-struct Key {
+pub(super) struct Oracle {
     limit: Tokens,
     /// Admitted prompts of the trailing minute: arrival, total, uncached.
     prompts: VecDeque<(u64, u64, u64)>,
@@ -34,25 +30,21 @@ struct Key {
 
 impl Oracle {
     pub(super) fn new(world: World<'_>) -> Self {
-        Self { keys: world.rules.iter().map(|rules| Key { limit: rules.floors(), ..Key::default() }).collect() }
+        Self { limit: world.rules.floors(), ..Self::default() }
     }
 }
 
 impl Limiter for Oracle {
-    fn decide(&mut self, _now: Timestamp, stream: &Stream) -> Verdict {
-        if self.keys[stream.request.key as usize].admit(&stream.request) {
-            Verdict::Admitted
-        } else {
-            Verdict::RateLimited
-        }
+    fn decide(&mut self, _now: Timestamp, stream: &Stream, _around: &Surroundings<'_>) -> Verdict {
+        if self.admit(&stream.request) { Verdict::Admitted } else { Verdict::RateLimited }
     }
 
-    fn limits(&self, key: u32) -> Tokens {
-        self.keys[key as usize].limit
+    fn limits(&self) -> Tokens {
+        self.limit
     }
 }
 
-impl Key {
+impl Oracle {
     fn admit(&mut self, request: &Arrival) -> bool {
         self.expire(request.at_ms);
         let fits = self.prompt + request.prompt_tokens <= self.limit.prompt

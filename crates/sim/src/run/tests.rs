@@ -63,8 +63,9 @@ fn a_run_is_the_same_every_time_and_every_request_is_answered() {
         cache_known: true,
         capacity: None,
         record: true,
+        threads: NonZeroUsize::MIN,
     };
-    let outcome = run(&workload, Policy::Forecast, &setup, |_| {});
+    let outcome = run(&workload, Policy::Forecast, &setup, &|_| {});
     let record = outcome.keys[0].record.as_ref().expect("recorded");
     assert_eq!(outcome.requests, 900);
     assert_eq!(outcome.requests - outcome.admitted, record.rate_limited.len() as u64);

@@ -25,7 +25,7 @@ proptest! {
         requests in prop::collection::vec((0_u64..30_000, 1_u64..60, 0_u64..60, 0_u64..80, 0_u64..40_000), 1..25),
     ) {
         let limit = Tokens::new(150, 90, 120);
-        let mut key = Key { limit, ..Key::default() };
+        let mut key = Oracle { limit, ..Oracle::default() };
         let (mut admitted, mut at_ms) = (Vec::new(), 0);
         for (wait, prompt_tokens, uncached, generated_tokens, duration_ms) in requests {
             at_ms += wait;
