@@ -223,22 +223,57 @@ impl Charges<1> {
         let (mut before, _) = by_elapsed(micros(start_of(first).since(from)));
         let (mut by, mut rest) = by_elapsed(micros(start_of(first + 1).since(from)));
         let (each, each_rest) = by_elapsed(SUB_BUCKET_MICROS);
-        let mut place = self.place_of(first);
-        for number in first..last {
+        // By the beginning of the newest sub-bucket.
+        let (by_last, _) = if first < last { by_elapsed(micros(start_of(last).since(from))) } else { (before, 0) };
+        let complete = (first..last).map(move |number| {
             let newest = Timestamp::from_micros(start_of(number + 1).as_micros() - 1);
-            if by > before && newest.after(WINDOW) > to {
-                place = self.charge_from(place, newest, [by - before]);
-            }
+            let charge = (newest, if newest.after(WINDOW) > to { by - before } else { 0 });
             before = by;
             // As by_elapsed an eighth of a second later, without its division.
             (by, rest) = (by + each, rest + each_rest);
             if rest >= span {
                 (by, rest) = (by + 1, rest - span);
             }
+            charge
+        });
+        let mut place = self.place_of(first);
+        let count = usize::try_from(last - first).unwrap_or(usize::MAX);
+        if count > 0 && self.is_gapless_from(place, first) {
+            // Nearly always on a busy key, and much cheaper.
+            let mut charged = 0;
+            let mut complete = complete;
+            let known = count.min(self.buckets.len() - place);
+            for (bucket, (newest, tokens)) in self.buckets.range_mut(place..place + known).zip(&mut complete) {
+                if tokens > 0 {
+                    bucket.newest = bucket.newest.max(newest);
+                    add(&mut bucket.tokens, [tokens]);
+                }
+                charged += tokens;
+            }
+            place += known;
+            for (newest, tokens) in complete.filter(|(_, tokens)| *tokens > 0) {
+                self.buckets.push_back(Bucket { newest, tokens: [tokens] });
+                charged += tokens;
+                place += 1;
+            }
+            add(&mut self.sum, [charged]);
+        } else {
+            for (newest, tokens) in complete.filter(|(_, tokens)| *tokens > 0) {
+                place = self.charge_from(place, newest, [tokens]);
+            }
         }
-        if tokens > before {
-            self.charge_from(place, to, [tokens - before]);
+        if tokens > by_last {
+            self.charge_from(place, to, [tokens - by_last]);
         }
+    }
+}
+
+impl Charges<1> {
+    /// Whether there is a sub-bucket for each eighth of a second from `number` on, the one at `place`, until the newest.
+    fn is_gapless_from(&self, place: usize, number: u64) -> bool {
+        let (Some(first), Some(newest)) = (self.buckets.get(place), self.buckets.back()) else { return false };
+        let missing = (newest.number() - first.number() + 1) - (self.buckets.len() - place) as u64;
+        first.number() == number && missing == 0
     }
 }
 

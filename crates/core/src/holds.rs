@@ -124,32 +124,32 @@ impl Holds {
         self.forget_if_empty();
     }
 
+    /// Puts a hold in the place of one that was inserted and not yet removed.
+    pub fn replace(&mut self, old: &Hold, new: &Hold) {
+        let now = self.now.as_seconds();
+        if old.fades_with(new) && old.tokens > 0 && old.gone > now {
+            // A silent stream's: what is held of it, and when it is gone, stay as they are.
+            self.change_course(old, -1);
+            self.change_course(new, 1);
+            self.change_fading_course(old, new);
+        } else {
+            self.change(old, -1);
+            self.change(new, 1);
+            self.forget_if_empty();
+        }
+    }
+
     fn change(&mut self, hold: &Hold, sign: i64) {
         let now = self.now.as_seconds();
         if hold.tokens == 0 || hold.gone <= now {
             return;
         }
-        let knots = self.knots.get_or_insert_with(|| Box::new([Line::default(); AHEAD]));
-        let (level, slope) = hold.start();
-        let elapsed = i64::try_from(now - hold.since.as_seconds()).unwrap_or(0);
-        self.level.add(level.times(sign));
-        self.level.add(slope.times(sign * elapsed));
-        self.slope.add(slope.times(sign));
-        for (second, change) in hold.knots() {
-            let change = change.times(sign);
-            if second > now {
-                knots[place(second)].add(change);
-            } else {
-                self.slope.add(change);
-                self.level.add(change.times(i64::try_from(now - second).unwrap_or(0)));
-            }
-        }
-        let (fade, top) = (hold.fade(), hold.top());
+        self.change_course(hold, sign);
+        let (fade, top) = (hold.fade(), hold.top);
         let wide = i128::from(sign);
         // Wraps where a hold is taken back, to exactly what it was.
         let signed = |tokens: u64| if sign < 0 { tokens.wrapping_neg() } else { tokens };
         let (reach, most) = (signed(hold.reach), signed(hold.most));
-        self.top.add(top.times(sign));
         self.held += hold.held() * wide;
         self.reach = self.reach.wrapping_add(reach);
         self.most = self.most.wrapping_add(most);
@@ -160,15 +160,60 @@ impl Holds {
             });
         } else {
             self.fade_slope.add(fade.times(wide));
-            self.faded.add(hold.faded_by(now).times(wide));
+            self.faded.add(hold.faded_by(now, &fade).times(wide));
         }
         self.fade_knot(hold.gone, |knot| {
             knot.slope.add(fade.times(-wide));
             knot.gone.top.add(top.times(sign));
             knot.gone.held += hold.held() * wide;
-            knot.gone.faded.add(hold.faded_by(hold.gone).times(wide));
+            knot.gone.faded.add(hold.faded_by(hold.gone, &fade).times(wide));
             knot.gone.reach = knot.gone.reach.wrapping_add(reach);
             knot.gone.most = knot.gone.most.wrapping_add(most);
+        });
+    }
+
+    /// Adds the lines of a hold's course, or takes them back.
+    fn change_course(&mut self, hold: &Hold, sign: i64) {
+        let now = self.now.as_seconds();
+        let knots = self.knots.get_or_insert_with(|| Box::new([Line::default(); AHEAD]));
+        let (mut level, mut slope) = hold.start();
+        level.add(slope.times(i64::try_from(now - hold.since.as_seconds()).unwrap_or(0)));
+        let mut change_at = |second: u64, change: Line| {
+            if second > now {
+                let knot = &mut knots[place(second)];
+                if sign < 0 { knot.subtract(change) } else { knot.add(change) }
+            } else {
+                slope.add(change);
+                level.add(change.times(i64::try_from(now - second).unwrap_or(0)));
+            }
+        };
+        for (second, sooner, later) in hold.knots() {
+            change_at(second, sooner);
+            change_at(second + 1, later);
+        }
+        self.level.add(level.times(sign));
+        self.slope.add(slope.times(sign));
+        self.top.add(hold.top.times(sign));
+    }
+
+    /// What fading takes of the courses of two holds that fade together otherwise, the one in the place of the other.
+    fn change_fading_course(&mut self, old: &Hold, new: &Hold) {
+        let now = self.now.as_seconds();
+        let (old_fade, new_fade) = (old.fade(), new.fade());
+        let between = |old: Fade, new: Fade| Fade { produced: new.produced - old.produced, ..Fade::default() };
+        let slope = between(old_fade, new_fade);
+        if new.end > now {
+            self.fade_knot(new.end, |knot| knot.slope.add(slope));
+        } else {
+            self.fade_slope.add(slope);
+            self.faded.add(between(old.faded_by(now, &old_fade), new.faded_by(now, &new_fade)));
+        }
+        self.fade_knot(new.gone, |knot| {
+            knot.slope.add(slope.times(-1));
+            knot.gone.top.add(old.top.times(-1));
+            knot.gone.top.add(new.top);
+            let all = between(old.faded_by(old.gone, &old_fade), new.faded_by(new.gone, &new_fade));
+            knot.gone.faded.add(all);
         });
     }
 

@@ -98,8 +98,6 @@ pub struct Reservation {
     pub timer_at: Timestamp,
     /// Its pace: microseconds for a token; at least 1.
     pub micros_per_token: u64,
-    /// When it is looked at next, in case it has said nothing.
-    pub look_at: Timestamp,
 }
 
 impl Reservation {
@@ -119,7 +117,6 @@ impl Reservation {
             hold: Hold::default(),
             timer_at: ticket.admitted_at,
             micros_per_token: 1,
-            look_at: ticket.admitted_at,
         }
     }
 }

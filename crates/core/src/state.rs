@@ -4,6 +4,7 @@
 //! a key never goes back. What happens by itself (expiry, forgetting) happens at the next call or at [`KeyState::next_timer`],
 //! whichever is earlier, and reads the same either way.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
 use denied::Denied;
+use silence::Looks;
 use watch::Watch;
 
 mod denied;
@@ -102,14 +104,14 @@ pub struct KeyState {
     watch: Watch,
     /// At their ceiling.
     denied: Denied,
-    live: BTreeMap<Number, Reservation>,
+    /// Boxed: what they take would be moved about within the tree.
+    live: BTreeMap<Number, Box<Reservation>>,
     ended: BTreeMap<Number, Ended>,
     requests: BTreeMap<u128, KnownRequest>,
     issued: Issued,
     expiries: BTreeSet<(Timestamp, Number)>,
     forgets: BTreeSet<(Timestamp, Forget)>,
-    /// When streams that say nothing are looked at.
-    looks: BTreeSet<(Timestamp, Number)>,
+    looks: Looks,
     /// The last reservation whose tokens may still come and that was forgotten before its time.
     forgotten: Option<Number>,
     /// Until when ids of this key's reservations are good.
@@ -140,7 +142,7 @@ impl KeyState {
             issued: Issued::default(),
             expiries: BTreeSet::new(),
             forgets: BTreeSet::new(),
-            looks: BTreeSet::new(),
+            looks: Looks::default(),
             forgotten: None,
             ids_good_until: Timestamp::ZERO,
             expired: 0,
@@ -160,8 +162,7 @@ impl KeyState {
             self.on_expiry(number);
         }
         for _ in 0..TIMERS_AT_ONCE {
-            let Some(&(at, number)) = self.looks.first().filter(|(at, _)| *at <= self.now) else { break };
-            self.looks.remove(&(at, number));
+            let Some(number) = self.looks.pop_due(self.now) else { break };
             self.on_look(number, rules);
         }
         for _ in 0..TIMERS_AT_ONCE {

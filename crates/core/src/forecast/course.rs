@@ -23,23 +23,17 @@ impl Course {
     /// Binary digits behind the point of [`Course::produced`].
     pub const DIGITS: u32 = 16;
 
-    /// The expectation of `mean` tokens and of `square` tokens squared, both with [`Course::DIGITS`], at a mark.
-    pub(super) fn set(&mut self, mark: usize, mean: u64, square: u64) {
-        let mean_squared = (u128::from(mean) * u128::from(mean)) >> (2 * Self::DIGITS);
-        let variance = u128::from(square >> Self::DIGITS).saturating_sub(mean_squared);
+    /// The larger of two expectations, each of a mean of tokens and of their square with [`Course::DIGITS`], at a mark.
+    pub(super) fn set(&mut self, mark: usize, left: (u64, u64), right: (u64, u64)) {
         let before = mark.checked_sub(1).map_or((0, 0), |before| (self.produced[before], self.variance[before]));
-        self.produced[mark] = mean.max(before.0);
-        self.variance[mark] = u64::try_from(variance).unwrap_or(u64::MAX).max(before.1);
+        self.produced[mark] = left.0.max(right.0).max(before.0);
+        self.variance[mark] = variance(left).max(variance(right)).max(before.1);
     }
+}
 
-    /// At each mark the larger of both.
-    pub(super) fn careful(&self, other: &Self) -> Self {
-        let mut careful = *self;
-        careful.total = careful.total.max(other.total);
-        for mark in 0..MARKS.len() {
-            careful.produced[mark] = careful.produced[mark].max(other.produced[mark]);
-            careful.variance[mark] = careful.variance[mark].max(other.variance[mark]);
-        }
-        careful
-    }
+/// Of a mean and a mean square.
+fn variance((mean, square): (u64, u64)) -> u64 {
+    let mean_squared = (u128::from(mean) * u128::from(mean)) >> (2 * Course::DIGITS);
+    let variance = u128::from(square >> Course::DIGITS).saturating_sub(mean_squared);
+    u64::try_from(variance).unwrap_or(u64::MAX)
 }

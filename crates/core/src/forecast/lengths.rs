@@ -54,6 +54,17 @@ const fn edge(bin: usize) -> u64 {
     if bin < 4 { bin } else { (4 + bin % 4) << (bin / 4 - 1) }
 }
 
+/// Of each bin, and of the one after the last.
+const EDGES: [u64; BINS + 1] = {
+    let mut edges = [0; BINS + 1];
+    let mut bin = 0;
+    while bin <= BINS {
+        edges[bin] = edge(bin);
+        bin += 1;
+    }
+    edges
+};
+
 /// How far back a memory goes: when it is halved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
@@ -173,58 +184,103 @@ impl Lengths {
     #[must_use]
     pub fn course(&self, prior: &Hazards, produced: u64, most: u64, micros_per_token: u64) -> Course {
         // Tokens until each mark, at this pace.
-        let marks = MARKS.map(|seconds| seconds * 1_000_000 / micros_per_token.max(1));
-        let mut course = walk(&self.short, prior, produced, most, &marks);
-        course = course.careful(&walk(&self.long, prior, produced, most, &marks));
+        let marks = marks_at(micros_per_token);
+        let mut course = self.walk(prior, produced, most, &marks);
         course.reach = (60_000_000 / micros_per_token.max(1)).min(most);
         course.most = most;
         course
     }
+
+    /// Follows a stream through the bins ahead, by both memories at once: at most 80 steps; one that will soon end takes few.
+    fn walk(&self, prior: &Hazards, produced: u64, most: u64, marks: &[u64; MARKS.len()]) -> Course {
+        let mut course = Course::default();
+        let start = produced.min(LONGEST_ANSWER - 1);
+        // In tokens from `start` on.
+        let end = most.min(LONGEST_ANSWER - start);
+        let first = bin_of(start);
+        let mut streams = [&self.short, &self.long].map(|memory| Streams::at(memory, prior, first, start));
+        let (mut from, mut mark) = (0, 0);
+        for bin in first..BINS {
+            if from >= end || streams[0].alive + streams[1].alive == 0 {
+                break;
+            }
+            if bin > first {
+                streams[0].hazard = self.short.hazard(bin, prior, Streams::PRIOR);
+                streams[1].hazard = self.long.hazard(bin, prior, Streams::PRIOR);
+            }
+            let to = (EDGES[bin + 1] - start).min(end);
+            let running = streams.each_ref().map(Streams::running);
+            while mark < marks.len() && marks[mark] <= to {
+                let by = |lane: usize| streams[lane].moved(running[lane], from, marks[mark].max(from));
+                course.set(mark, by(0), by(1));
+                mark += 1;
+            }
+            for (streams, running) in streams.iter_mut().zip(running) {
+                (streams.mean, streams.square) = streams.moved(running, from, to);
+                streams.end_some();
+            }
+            from = to;
+        }
+        let [short, long] = streams.each_ref().map(|streams| (streams.mean, streams.square));
+        for mark in mark..marks.len() {
+            course.set(mark, short, long);
+        }
+        // Rounded up: a live stream that is expected to end at once is a live stream.
+        course.total = (short.0.max(long.0).div_ceil(1 << Course::DIGITS)).max(1).min(most);
+        course
+    }
 }
 
-/// Follows a stream through the bins ahead. At most 80 steps; one that will soon end takes few.
-fn walk(memory: &Memory, prior: &Hazards, produced: u64, most: u64, marks: &[u64; MARKS.len()]) -> Course {
+/// Tokens until each mark.
+fn marks_at(micros_per_token: u64) -> [u64; MARKS.len()] {
+    // A minute is fewer than 2^32 microseconds, and such divisions are cheaper.
+    let pace = u32::try_from(micros_per_token).unwrap_or(u32::MAX).max(1);
+    MARKS.map(|seconds| u64::from(u32::try_from(seconds * 1_000_000).unwrap_or(u32::MAX) / pace))
+}
+
+/// Of all streams that came to a length, those that go on, and what they produce.
+struct Streams {
+    /// How many, of 2^16; none once they are negligible.
+    alive: u64,
+    /// Of these, the share that ends in the bin, of 2^16.
+    hazard: u64,
+    /// What they produce, and its square, summed over all of them with 16 digits. The square is at most 2^16 * 2^42.
+    mean: u64,
+    square: u64,
+}
+
+impl Streams {
     /// What the prior counts for: a quarter of an answer, so that it speaks only where little else does.
-    const WEIGHT: u64 = ONE as u64 / 4;
-    let mut course = Course::default();
-    let start = produced.min(LONGEST_ANSWER - 1);
-    // In tokens from `start` on.
-    let end = most.min(LONGEST_ANSWER - start);
-    // Of all streams that came as far, those that go on; what they produce, and its square, summed over them with 16 digits.
-    // The square is at most 2^16 * 2^42.
-    let (mut alive, mut mean, mut square) = (WHOLE, 0_u64, 0_u64);
-    let (mut from, mut mark) = (0, 0);
-    let mut bin = bin_of(start);
-    // Streams end evenly within a bin: of those that came to `start`, the share that ends before the next.
-    let (lower, upper) = (edge(bin), edge(bin + 1));
-    let first = memory.hazard(bin, prior, WEIGHT);
-    let survived = WHOLE - first * (start - lower) / (upper - lower);
-    let mut hazard = (first * (upper - start) / (upper - lower) * WHOLE / survived.max(1)).min(WHOLE);
-    while from < end && alive > NEGLIGIBLE {
-        let to = (edge(bin + 1) - start).min(end);
-        // On average over the bin.
-        let running = alive - alive * hazard / WHOLE / 2;
-        let moment = |tokens: u64| running * tokens * (2 * from + tokens);
-        while mark < marks.len() && marks[mark] <= to {
-            let tokens = marks[mark].saturating_sub(from);
-            course.set(mark, mean + running * tokens, square + moment(tokens));
-            mark += 1;
-        }
-        mean += running * (to - from);
-        square += moment(to - from);
-        alive -= alive * hazard / WHOLE;
-        from = to;
-        bin += 1;
-        if bin < BINS {
-            hazard = memory.hazard(bin, prior, WEIGHT);
+    const PRIOR: u64 = ONE as u64 / 4;
+
+    /// All that came to `start`, which is in `bin`. Streams end evenly within a bin: of those that came to `start`, the share
+    /// that ends before the next.
+    fn at(memory: &Memory, prior: &Hazards, bin: usize, start: u64) -> Self {
+        let (lower, upper) = (edge(bin), edge(bin + 1));
+        let whole = memory.hazard(bin, prior, Self::PRIOR);
+        let survived = WHOLE - whole * (start - lower) / (upper - lower);
+        let hazard = (whole * (upper - start) / (upper - lower) * WHOLE / survived.max(1)).min(WHOLE);
+        Self { alive: WHOLE, hazard, mean: 0, square: 0 }
+    }
+
+    /// How many run, on average over the bin.
+    const fn running(&self) -> u64 {
+        self.alive - self.alive * self.hazard / WHOLE / 2
+    }
+
+    /// What has been produced, and its square, once those that run have come from one length to another within the bin.
+    const fn moved(&self, running: u64, from: u64, to: u64) -> (u64, u64) {
+        let produced = running * (to - from);
+        (self.mean + produced, self.square + produced * (from + to))
+    }
+
+    /// Those that end in the bin have ended.
+    const fn end_some(&mut self) {
+        self.alive -= self.alive * self.hazard / WHOLE;
+        if self.alive <= NEGLIGIBLE {
+            self.alive = 0;
         }
     }
-    for mark in mark..marks.len() {
-        course.set(mark, mean, square);
-    }
-    // Rounded up: a live stream that is expected to end at once is a live stream.
-    course.total = (mean.div_ceil(1 << Course::DIGITS)).max(1).min(most);
-    course
 }
 
 #[cfg(test)]

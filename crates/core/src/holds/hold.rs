@@ -28,6 +28,11 @@ impl Line {
         self.variance += other.variance;
     }
 
+    pub(super) fn subtract(&mut self, other: Self) {
+        self.produced -= other.produced;
+        self.variance -= other.variance;
+    }
+
     pub(super) fn times(self, factor: i64) -> Self {
         Self { produced: self.produced * factor, variance: self.variance * factor }
     }
@@ -51,6 +56,8 @@ pub struct Hold {
     pub(super) gone: u64,
     /// From when on the course fades, in seconds since the epoch; not before `end`.
     pub(super) fades_from: u64,
+    /// What the course comes to, in 1/[`SECOND`].
+    pub(super) top: Line,
 }
 
 impl Hold {
@@ -68,23 +75,13 @@ impl Hold {
         let fade = duration.saturating_mul(2).max(SHORTEST_FADE.as_secs());
         // At least 61 s after the second of the report, and so not before the last knot of the course.
         let gone = end.saturating_add(fade);
-        let mut slopes = [Line::default(); MARKS.len()];
-        let (mut from, mut at) = (Line::default(), 0);
-        for (mark, slope) in slopes.iter_mut().enumerate() {
-            let level = Line {
-                produced: i64::try_from(course.produced[mark]).unwrap_or(i64::MAX),
-                variance: i64::try_from(course.variance[mark].min(MOST_VARIANCE)).unwrap_or(i64::MAX),
-            };
-            let seconds = i64::try_from(MARKS[mark] - at).unwrap_or(1);
-            *slope = Line {
-                produced: (level.produced - from.produced) / seconds,
-                // Rounded up, as everything that makes the margin.
-                variance: (level.variance - from.variance + seconds - 1) / seconds,
-            };
-            (from, at) = (level, MARKS[mark]);
-        }
+        let slopes = slopes(|mark| Line {
+            produced: i64::try_from(course.produced[mark]).unwrap_or(i64::MAX),
+            variance: i64::try_from(course.variance[mark].min(MOST_VARIANCE)).unwrap_or(i64::MAX),
+        });
         let (tokens, reach, most) = (course.total, course.reach, course.most);
-        Self { tokens, reach, most, base: 0, slopes, since: now, end, gone, fades_from: end }
+        let top = top(0, &slopes);
+        Self { tokens, reach, most, base: 0, slopes, since: now, end, gone, fades_from: end, top }
     }
 
     /// The same hold `now`, of a stream that has said nothing since and has not ended: it is believed to have produced
@@ -97,28 +94,28 @@ impl Hold {
         }
         // What has faded is not believed again.
         let (left, whole) = if second > self.end { (self.gone - second, self.gone - self.end) } else { (1, 1) };
-        let believed =
-            |level: u64| i64::try_from(u128::from(level) * u128::from(left) / u128::from(whole)).unwrap_or(i64::MAX);
-        let mut slopes = [Line::default(); MARKS.len()];
-        let (mut from, mut at) = (Line::default(), 0);
-        for (mark, slope) in slopes.iter_mut().enumerate() {
-            // The last knot of the course, a second after its end, is not after the hold is gone.
-            if second + MARKS[mark] >= self.gone {
-                break;
-            }
-            let level = Line {
-                produced: believed(course.produced[mark]),
-                variance: believed(course.variance[mark].min(MOST_VARIANCE)),
+        let believed = |level: u64| {
+            let level = if left == whole {
+                level
+            } else if let Some(product) = level.checked_mul(left) {
+                // Nearly always, and much cheaper.
+                product / whole
+            } else {
+                u64::try_from(u128::from(level) * u128::from(left) / u128::from(whole)).unwrap_or(u64::MAX)
             };
-            let seconds = i64::try_from(MARKS[mark] - at).unwrap_or(1);
-            *slope = Line {
-                produced: (level.produced - from.produced) / seconds,
-                variance: (level.variance - from.variance + seconds - 1) / seconds,
-            };
-            (from, at) = (level, MARKS[mark]);
-        }
+            i64::try_from(level).unwrap_or(i64::MAX)
+        };
+        // The last knot of the course, a second after its end, is not after the hold is gone.
+        let marks = MARKS.partition_point(|mark| second + mark < self.gone);
+        let level = |mark: usize| Line {
+            produced: believed(course.produced[mark]),
+            variance: believed(course.variance[mark].min(MOST_VARIANCE)),
+        };
+        let slopes =
+            slopes(|mark| if mark < marks { level(mark) } else { marks.checked_sub(1).map_or(Line::default(), level) });
         let base = believed(unreported.min(MOST_UNREPORTED) << TOKEN_DIGITS);
-        Self { base, slopes, since: now, fades_from: self.end.max(second), ..*self }
+        let top = top(base, &slopes);
+        Self { base, slopes, since: now, fades_from: self.end.max(second), top, ..*self }
     }
 
     /// Tokens held at the start.
@@ -131,6 +128,12 @@ impl Hold {
     #[must_use]
     pub const fn most(&self) -> u64 {
         self.most
+    }
+
+    /// Whether another hold is held and fades as this one does; the courses may differ.
+    pub(super) fn fades_with(&self, other: &Self) -> bool {
+        let of = |hold: &Self| (hold.tokens, hold.reach, hold.most, hold.end, hold.gone);
+        of(self) == of(other)
     }
 
     /// The first straight line, continued back to the second of the report: level and slope there.
@@ -147,46 +150,36 @@ impl Hold {
         i64::try_from((micros << SECOND_DIGITS) / MICROS_PER_SECOND).unwrap_or(0)
     }
 
-    /// Where the slope changes after that, and by how much in 1/[`SECOND`], in the order of time.
-    pub(super) fn knots(&self) -> impl Iterator<Item = (u64, Line)> {
-        let fraction = self.fraction();
-        let first = self.since.as_seconds();
-        let mut before = self.slopes[0];
-        let slopes = self.slopes.into_iter().skip(1).chain(core::iter::once(Line::default()));
-        MARKS.into_iter().zip(slopes).flat_map(move |(at, slope)| {
-            let mut change = slope;
-            change.add(before.times(-1));
-            before = slope;
-            let second = first + at;
-            [(second, change.times(SECOND - fraction)), (second + 1, change.times(fraction))]
-        })
-    }
-
-    /// What the course comes to.
-    pub(super) fn top(&self) -> Line {
-        let mut top = Line { produced: self.base * SECOND, variance: 0 };
-        let mut at = 0;
-        for (slope, mark) in self.slopes.into_iter().zip(MARKS) {
-            top.add(slope.times(i64::try_from(mark - at).unwrap_or(0) * SECOND));
-            at = mark;
+    /// Where the slope changes after that, and by how much in 1/[`SECOND`], in the order of time. Each change is shared by the
+    /// second that is named and the one after it.
+    pub(super) fn knots(&self) -> [(u64, Line, Line); MARKS.len()] {
+        let (first, fraction) = (self.since.as_seconds(), self.fraction());
+        let mut knots = [(0, Line::default(), Line::default()); MARKS.len()];
+        for (mark, knot) in knots.iter_mut().enumerate() {
+            let mut change = self.slopes.get(mark + 1).copied().unwrap_or_default();
+            change.subtract(self.slopes[mark]);
+            let later = change.times(fraction);
+            let mut sooner = change.times(SECOND);
+            sooner.subtract(later);
+            *knot = (first + MARKS[mark], sooner, later);
         }
-        top
+        knots
     }
 
     /// What a second of fading takes.
     pub(super) fn fade(&self) -> Fade {
-        let seconds = i128::from(self.gone - self.end);
-        // Rounded up, so that half a fading leaves half and not a token more.
+        let seconds = self.gone - self.end;
+        let course = i64::try_from(self.gone - self.fades_from).unwrap_or(i64::MAX);
+        // Rounded up, so that half a fading leaves half and not a token more. At most 2^40 tokens, with 16 digits.
         Fade {
-            held: (self.held() + seconds - 1) / seconds,
-            produced: i128::from(self.top().produced) / i128::from(self.gone - self.fades_from),
-            reach: i128::from(self.reach) / seconds,
+            held: (self.tokens << TOKEN_DIGITS).div_ceil(seconds).into(),
+            produced: (self.top.produced / course).into(),
+            reach: (self.reach / seconds).into(),
         }
     }
 
-    /// What fading has taken by `second`, which is not before the fading began.
-    pub(super) fn faded_by(&self, second: u64) -> Fade {
-        let fade = self.fade();
+    /// What `fade` has taken by `second`, which is not before the fading began.
+    pub(super) fn faded_by(&self, second: u64, fade: &Fade) -> Fade {
         let seconds = i128::from(second - self.end);
         Fade { produced: fade.produced * i128::from(second - self.fades_from), ..fade.times(seconds) }
     }
@@ -194,6 +187,57 @@ impl Hold {
     pub(super) fn held(&self) -> i128 {
         i128::from(self.tokens) << TOKEN_DIGITS
     }
+}
+
+/// The straight lines between the levels at the marks.
+fn slopes(level: impl Fn(usize) -> Line) -> [Line; MARKS.len()] {
+    let mut slopes = [Line::default(); MARKS.len()];
+    let mut from = Line::default();
+    for (mark, slope) in slopes.iter_mut().enumerate() {
+        let level = level(mark);
+        *slope = Line {
+            produced: per_second(level.produced - from.produced, mark),
+            // Rounded up, as everything that makes the margin.
+            variance: per_second(level.variance - from.variance + GAPS[mark] - 1, mark),
+        };
+        from = level;
+    }
+    slopes
+}
+
+/// Seconds from each mark to the one before it.
+const GAPS: [i64; MARKS.len()] = {
+    let mut gaps = [0; MARKS.len()];
+    let (mut mark, mut before) = (0, 0);
+    while mark < MARKS.len() {
+        gaps[mark] = (MARKS[mark] - before).cast_signed();
+        before = MARKS[mark];
+        mark += 1;
+    }
+    gaps
+};
+
+/// `change / GAPS[mark]`, by constants: divisions would be a third of the cost of a hold.
+fn per_second(change: i64, mark: usize) -> i64 {
+    macro_rules! by_constants {
+        ($($mark:literal)*) => {
+            match mark {
+                $($mark => change / const { GAPS[$mark] },)*
+                _ => change,
+            }
+        };
+    }
+    const { assert!(MARKS.len() == 10) };
+    by_constants!(0 1 2 3 4 5 6 7 8 9)
+}
+
+/// What a course comes to that starts from `base`, in 1/[`SECOND`].
+fn top(base: i64, slopes: &[Line; MARKS.len()]) -> Line {
+    let mut top = Line { produced: base * SECOND, variance: 0 };
+    for (slope, gap) in slopes.iter().zip(GAPS) {
+        top.add(slope.times(gap * SECOND));
+    }
+    top
 }
 
 /// What fading takes: of what is held, of what the course has produced, and of the reach.

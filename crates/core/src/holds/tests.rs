@@ -38,7 +38,7 @@ impl Hold {
             produced += slope.produced as f64 * (elapsed.min(mark) - from).max(0.0);
             from = mark;
         }
-        let top = self.top().produced as f64 / SECOND as f64;
+        let top = self.top.produced as f64 / SECOND as f64;
         let faded = now.as_seconds().saturating_sub(self.fades_from) as f64 / (self.gone - self.fades_from) as f64;
         (produced - top * faded) / f64::from(1 << TOKEN_DIGITS)
     }

@@ -117,9 +117,9 @@ impl KeyState {
             Known::Live => (SettleOutcome::Applied, self.take_live(number)),
             Known::Unsettled => {
                 let unsettled = self.ended.get_mut(&number).and_then(|ended| ended.unsettled.take());
-                (SettleOutcome::Late, unsettled.map(|unsettled| *unsettled))
+                (SettleOutcome::Late, unsettled)
             }
-            Known::Unknown => (SettleOutcome::Late, Some(Reservation::unknown(ticket))),
+            Known::Unknown => (SettleOutcome::Late, Some(Box::new(Reservation::unknown(ticket)))),
         };
         let Some(mut reservation) = reservation else { return Ok(Booked::DUPLICATE) };
         let (prompt, clamped) = final_prompt(counts, ticket);
@@ -160,7 +160,7 @@ impl KeyState {
             self.prompt.correct(live.admitted_at, live.charged, [0, 0]);
             live.charged = [0, 0];
         }
-        self.remember(ticket.number, live.expires_at, Some(Box::new(live)));
+        self.remember(ticket.number, live.expires_at, Some(live));
         Ok(SettleOutcome::Applied)
     }
 
@@ -190,7 +190,7 @@ impl KeyState {
             self.expiries.insert((live.timer_at, number));
         } else if let Some(live) = self.take_live(number) {
             self.expired += 1;
-            self.remember(number, live.expires_at, Some(Box::new(live)));
+            self.remember(number, live.expires_at, Some(live));
         }
     }
 
@@ -222,12 +222,12 @@ impl KeyState {
     }
 
     /// Takes a reservation out of the live ones, with its hold and its timer.
-    fn take_live(&mut self, number: Number) -> Option<Reservation> {
-        let live = self.live.remove(&number)?;
+    fn take_live(&mut self, number: Number) -> Option<Box<Reservation>> {
+        let mut live = self.live.remove(&number)?;
         self.holds.remove(&live.hold);
         self.expiries.remove(&(live.timer_at, number));
-        self.looks.remove(&(live.look_at, number));
-        Some(Reservation { hold: Hold::default(), ..live })
+        live.hold = Hold::default();
+        Some(live)
     }
 
     fn remember(&mut self, number: Number, ended_at: Timestamp, unsettled: Option<Box<Reservation>>) {
@@ -265,8 +265,7 @@ impl KeyState {
         let course = self.course(live.generated, declared, pace, limit, rules);
         let duration = forecast::duration(course.total, pace);
         let hold = Hold::new(&course, live.admitted_at, self.now, duration);
-        self.holds.remove(&live.hold);
-        self.holds.insert(&hold);
+        self.holds.replace(&live.hold, &hold);
         live.hold = hold;
         live.micros_per_token = pace;
     }

@@ -1,5 +1,6 @@
 //! The decision: the account's limits, what the deployment leaves of them, and only then charge and hold.
 
+use alloc::boxed::Box;
 use core::time::Duration;
 
 use super::expectation::GeneratedAsk;
@@ -164,7 +165,7 @@ impl KeyState {
     fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, hold: Hold, pace: u64) {
         let request = reserve.request;
         let expires_at = self.now.after(request.ttl);
-        let mut reservation = Reservation {
+        let reservation = Reservation {
             admitted_at: self.now,
             ttl: request.ttl,
             expires_at,
@@ -177,13 +178,12 @@ impl KeyState {
             hold,
             timer_at: expires_at,
             micros_per_token: pace,
-            look_at: self.now,
         };
-        self.look_after(number, &mut reservation);
+        self.look_after(number);
         self.prompt.charge(self.now, reservation.charged);
         self.holds.insert(&reservation.hold);
         self.expiries.insert((expires_at, number));
-        self.live.insert(number, reservation);
+        self.live.insert(number, Box::new(reservation));
         self.issued.push(number);
         self.ids_good_until = self.ids_good_until.max(expires_at.after(MEMORY));
         if let Some(id) = reserve.request_id {

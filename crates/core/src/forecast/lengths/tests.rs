@@ -32,6 +32,11 @@ fn near(value: u64, expected: u64, percent: u64) -> bool {
     value.abs_diff(expected) * 100 <= expected * percent
 }
 
+/// What one of the two memories says.
+fn alone(memory: &Memory) -> Lengths {
+    Lengths { short: *memory, long: *memory }
+}
+
 #[test]
 fn every_length_is_in_the_bin_that_begins_at_or_before_it() {
     for bin in 0..BINS {
@@ -83,7 +88,7 @@ fn a_course_is_the_mean_of_the_answers_and_its_variance_theirs() {
     let mut random = Random(2);
     let lengths: Vec<u64> = (0..512).map(|_| 50 + random.below(1_000)).collect();
     let known = taught(lengths.iter().copied());
-    let course = walk(&known.long, &hazards_of_mean(500), 0, u64::MAX, &MARKS.map(|seconds| seconds * 40));
+    let course = alone(&known.long).walk(&hazards_of_mean(500), 0, u64::MAX, &MARKS.map(|seconds| seconds * 40));
     for (mark, seconds) in MARKS.into_iter().enumerate() {
         let by: Vec<u64> = lengths.iter().map(|length| (*length).min(seconds * 40)).collect();
         let mean = by.iter().sum::<u64>() / by.len() as u64;
@@ -130,7 +135,7 @@ fn rare_long_answers_are_remembered_after_many_short_ones() {
     let known = taught((0..400).map(|index| if index % 40 == 0 && index < 330 { 4_000 } else { 50 }));
     let prior = hazards_of_mean(50);
     let marks = MARKS.map(|seconds| seconds * 40);
-    let forgotten = walk(&known.short, &prior, 0, u64::MAX, &marks).total;
+    let forgotten = alone(&known.short).walk(&prior, 0, u64::MAX, &marks).total;
     let expected = known.course(&prior, 0, u64::MAX, PACE).total;
     assert!(expected > forgotten + 40, "{expected} against {forgotten}");
 }
