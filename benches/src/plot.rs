@@ -6,6 +6,10 @@ use plotters::prelude::*;
 
 use crate::StudyError;
 
+mod busy;
+
+pub use busy::Busy;
+
 /// Width and height, pixels.
 const SIZE: (u32, u32) = (800, 520);
 
@@ -39,15 +43,10 @@ impl Frontier<'_> {
     /// # Errors
     /// A folder or file that cannot be written.
     pub fn write(&self, folder: &Path, file: &str) -> Result<(), StudyError> {
-        let path = folder.join(file);
-        let failed = |reason: String| StudyError::Plot { path: path.clone(), reason };
-        std::fs::create_dir_all(folder).map_err(|error| failed(error.to_string()))?;
-        let mut svg = String::new();
-        self.draw(&mut svg).map_err(|error| failed(error.to_string()))?;
-        std::fs::write(&path, svg).map_err(|error| failed(error.to_string()))
+        write(folder, file, |svg| self.draw(svg))
     }
 
-    fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+    fn draw(&self, svg: &mut String) -> Drawn {
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         let family = tidegate_sim::plot::font_family()?;
         root.fill(&WHITE)?;
@@ -94,6 +93,18 @@ impl Frontier<'_> {
         drop(chart);
         Ok(())
     }
+}
+
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+/// Writes what `draw` draws; makes the folder where there is none.
+fn write(folder: &Path, file: &str, draw: impl FnOnce(&mut String) -> Drawn) -> Result<(), StudyError> {
+    let path = folder.join(file);
+    let failed = |reason: String| StudyError::Plot { path: path.clone(), reason };
+    std::fs::create_dir_all(folder).map_err(|error| failed(error.to_string()))?;
+    let mut svg = String::new();
+    draw(&mut svg).map_err(|error| failed(error.to_string()))?;
+    std::fs::write(&path, svg).map_err(|error| failed(error.to_string()))
 }
 
 #[cfg(test)]

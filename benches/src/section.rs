@@ -89,7 +89,7 @@ impl Section {
             Self::Step => Ok(step::markdown(scope)),
             Self::Gaming => Ok(gaming::markdown(scope)),
             Self::Adaptive => Ok(adaptive::markdown(scope)),
-            Self::Busy => Ok(busy::markdown(scope)),
+            Self::Busy => busy::markdown(scope),
             Self::Split => Ok(split::markdown(scope)),
             Self::Cost => Ok(cost::markdown()),
         }

@@ -7,13 +7,15 @@ use tidegate_core::window::{PerWindow, Tokens, Window};
 use tidegate_sim::busy::Capacity;
 use tidegate_sim::policy::{KeyRules, Policy};
 use tidegate_sim::random::SplitMix64;
-use tidegate_sim::run::{Outcome, run};
+use tidegate_sim::run::{KeyOutcome, Outcome, run};
 use tidegate_sim::workload::{Arrival, KeyName, Workload};
 
 use super::adaptive::Sizes;
 use super::{Conduct, Scope};
+use crate::StudyError;
 use crate::made_up::arrivals;
 use crate::markdown::{Table, percent, verdict};
+use crate::plot::Busy;
 use crate::threads::in_order;
 
 /// A request takes at most this share of any window's floor.
@@ -82,7 +84,16 @@ fn workload(sizes: &Sizes, seed: u64) -> Workload {
     Workload { keys: (0..SMALL + BIG).map(name).collect(), requests }
 }
 
-fn play(sizes: &Sizes, seed: u64, reported: bool) -> Figures {
+/// What came of a run, and its course, minute by minute.
+struct Played {
+    figures: Figures,
+    /// Use of the capacity, in the fullest window.
+    used: Vec<f64>,
+    /// Requests refused with a 503, of small accounts and of big ones.
+    refused: [Vec<u64>; 2],
+}
+
+fn play(sizes: &Sizes, seed: u64, reported: bool) -> Played {
     let capacity = capacity(sizes.floors);
     let bounds = sizes.floors.map(|floor| Bounds::new(floor, floor * CEILING).expect("1 to 2^40"));
     let rules = vec![KeyRules { bounds, law: LawParams::DEFAULT }; (SMALL + BIG) as usize];
@@ -90,38 +101,53 @@ fn play(sizes: &Sizes, seed: u64, reported: bool) -> Figures {
     // Without pressure the deployment is watched all the same: its capacity is beyond reach.
     let unlimited = Capacity::new(vec![(0, Tokens::new(1 << 60, 1 << 60, 1 << 60))]).expect("not 0");
     let told = if reported { &capacity } else { &unlimited };
-    let setup = tidegate_sim::run::Setup { capacity: Some(told), ..conduct.setup(&rules, false) };
-    Figures::of(&run(&workload(sizes, seed), Policy::Forecast, &setup, &|_| {}), &capacity)
+    let setup = tidegate_sim::run::Setup { capacity: Some(told), ..conduct.setup(&rules, true) };
+    Played::of(&run(&workload(sizes, seed), Policy::Forecast, &setup, &|_| {}), &capacity)
+}
+
+impl Played {
+    fn of(outcome: &Outcome, capacity: &Capacity) -> Self {
+        let used = used_by_minute(&outcome.served[0].seconds, capacity);
+        let (small, big) = outcome.keys.split_at(SMALL as usize);
+        let refused = [small, big].map(|keys| {
+            let mut minutes = vec![0; used.len()];
+            let records = keys.iter().filter_map(|key| key.record.as_ref());
+            for second in records.flat_map(|record| &record.overloaded) {
+                if let Some(minute) = minutes.get_mut(usize::try_from(second / 60).unwrap_or(usize::MAX)) {
+                    *minute += 1;
+                }
+            }
+            minutes
+        });
+        Self { figures: Figures::of(outcome, &used), used, refused }
+    }
+}
+
+/// Use of the capacity in each whole minute, in the fullest window.
+fn used_by_minute(seconds: &[Tokens], capacity: &Capacity) -> Vec<f64> {
+    let minutes = seconds.chunks_exact(60).enumerate().map(|(minute, tokens)| {
+        let able = capacity.at(minute as u64 * 60);
+        let done: Tokens = PerWindow::from_fn(|window| tokens.iter().map(|second| second[window]).sum());
+        Window::ALL.map(|window| done[window] as f64 / able[window] as f64).into_iter().fold(0.0, f64::max)
+    });
+    minutes.collect()
 }
 
 impl Figures {
-    fn of(outcome: &Outcome, capacity: &Capacity) -> Self {
+    fn of(outcome: &Outcome, used: &[f64]) -> Self {
         let (small, big) = outcome.keys.split_at(SMALL as usize);
-        let share = |keys: &[tidegate_sim::run::KeyOutcome], refused: fn(&tidegate_sim::run::KeyOutcome) -> u64| {
+        let share = |keys: &[KeyOutcome], refused: fn(&KeyOutcome) -> u64| {
             let requests: u64 = keys.iter().map(|key| key.requests).sum();
             keys.iter().map(refused).sum::<u64>() as f64 / requests.max(1) as f64
         };
-        let seconds = &outcome.served[0].seconds;
-        let mut minutes_over = 0;
-        let mut used = Vec::new();
-        for (minute, tokens) in seconds.chunks_exact(60).enumerate() {
-            let second = minute as u64 * 60;
-            let able = capacity.at(second);
-            let done: Tokens = PerWindow::from_fn(|window| tokens.iter().map(|second| second[window]).sum());
-            let fullest = Window::ALL.map(|window| done[window] as f64 / able[window] as f64);
-            let fullest = fullest.into_iter().fold(0.0, f64::max);
-            minutes_over += usize::from(fullest > 1.0);
-            if second >= LAUNCH_SECOND {
-                used.push(fullest);
-            }
-        }
+        let launched = used.get(usize::try_from(LAUNCH_SECOND / 60).unwrap_or(usize::MAX)..).unwrap_or_default();
         Self {
-            minutes_over,
+            minutes_over: used.iter().filter(|used| **used > 1.0).count(),
             small_503: share(small, |key| key.overloaded),
             small_429: share(small, |key| key.rate_limited),
             big_503: share(big, |key| key.overloaded),
             big_429: share(big, |key| key.rate_limited),
-            used: used.iter().sum::<f64>() / used.len().max(1) as f64,
+            used: launched.iter().sum::<f64>() / launched.len().max(1) as f64,
         }
     }
 
@@ -130,7 +156,9 @@ impl Figures {
     }
 }
 
-pub(super) fn markdown(scope: &Scope) -> String {
+/// # Errors
+/// A plot that cannot be written.
+pub(super) fn markdown(scope: &Scope) -> Result<String, StudyError> {
     let traces = scope.traces.iter().filter_map(|trace| Some((&trace.name, Sizes::fitted(trace, LARGEST)?)));
     let traces: Vec<_> = traces.collect();
     let seeds = scope.seeds(SEEDS);
@@ -152,7 +180,8 @@ pub(super) fn markdown(scope: &Scope) -> String {
         "mean use of the capacity %",
         "meets the bars",
     ]);
-    for ((name, _, seed, reported), figures) in jobs.iter().zip(&results) {
+    plot(scope, &jobs, &results)?;
+    for ((name, _, seed, reported), Played { figures, .. }) in jobs.iter().zip(&results) {
         table.row([
             (*name).clone(),
             seed.to_string(),
@@ -166,7 +195,7 @@ pub(super) fn markdown(scope: &Scope) -> String {
             if *reported { verdict(figures.meets_the_bars()) } else { String::new() },
         ]);
     }
-    format!(
+    Ok(format!(
         "## A busy deployment\n\n{SMALL} accounts ask for {USUAL} of their floor, {BIG} for as much until 0:30 and for {LAUNCHED} floors from \
          then on, for six hours; the deployment can do 60 floors a minute, 36 from 3:00 to 4:00. Poisson arrivals, sizes drawn \
          from the trace, of the 95 % of its rows that take at most 5 % of a floor; floors in the proportion of their means, ceilings of \
@@ -174,7 +203,22 @@ pub(super) fn markdown(scope: &Scope) -> String {
          minute is over capacity where it did more in any window. The bars: at most {MOST_MINUTES} minutes, and 503 for at most \
          {} % of the small accounts' requests.\n\n{table}",
         percent(MOST_REFUSED),
-    )
+    ))
+}
+
+type Job<'a> = (&'a String, &'a Sizes, u64, bool);
+
+/// The first seed of each trace, without and with reports.
+fn plot(scope: &Scope, jobs: &[Job<'_>], results: &[Played]) -> Result<(), StudyError> {
+    let Some(folder) = &scope.plots else { return Ok(()) };
+    for (index, (name, ..)) in jobs.iter().enumerate().filter(|(_, (_, _, seed, reported))| *seed == 1 && !reported) {
+        let [unreported, reported] = [&results[index], &results[index + 1]];
+        let [small, big] = &reported.refused;
+        let title = format!("A busy deployment, sizes from {name}");
+        let busy = Busy { title: &title, unreported: &unreported.used, reported: &reported.used, small, big };
+        busy.write(folder, &format!("busy-{}.svg", name.replace(['_', ' '], "-")))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
