@@ -59,6 +59,7 @@ def main() -> None:
     pressure(limiter, limiter_pb2)
     limits(admin, limiter_pb2)
     steering(limiter, admin)
+    enforcement(limiter, admin)
     unimplemented(limiter, admin)
 
     every = {
@@ -245,6 +246,37 @@ def steering(limiter, admin):
     assert newest.peer and newest.after_json and not newest.before_json, newest
     key = limiter.messages.LimitKey(account="nobody", model="large")
     admin.fail("ResetLimit", pb.ResetLimitRequest(key=key), grpc.StatusCode.NOT_FOUND)
+
+
+def enforcement(limiter, admin):
+    """The red button, and what a request that it lets through comes to."""
+    pb = admin.messages
+    switch = admin.call("GetEnforcement", pb.GetEnforcementRequest()).enforcement
+    assert (switch.enforcement, switch.revision) == (pb.ENFORCEMENT_ON, 1), switch
+    shadow = pb.UpdateEnforcementRequest(
+        enforcement=pb.ENFORCEMENT_SHADOW, options=pb.WriteOptions(expected_revision=1, reason="a drill")
+    )
+    turned = admin.call("UpdateEnforcement", shadow)
+    assert turned.enforcement.enforcement == pb.ENFORCEMENT_SHADOW and not turned.persisted, turned
+    admin.fail("UpdateEnforcement", shadow, grpc.StatusCode.ABORTED)
+    admin.fail("UpdateEnforcement", pb.UpdateEnforcementRequest(), grpc.StatusCode.INVALID_ARGUMENT)
+
+    pb = limiter.messages
+    key = pb.LimitKey(account="python", model="large", variant="turbo")
+    giant = pb.CheckAndReserveRequest(key=key, prompt_tokens=1 << 40)
+    answer = limiter.call("CheckAndReserve", giant)
+    assert answer.decision == pb.DECISION_ALLOW and answer.reserved == pb.Tokens(), answer
+    told = answer.shadow_decision
+    assert (told.decision, told.reason) == (pb.DECISION_RATE_LIMITED, pb.DENY_REASON_NEVER_FITS), answer
+    assert told.http_status == 429 and pb.WINDOW_PROMPT in told.binding, answer
+    assert not {"retry-after", "x-should-retry"} & {header.name for header in answer.headers}, answer
+    for _ in range(2):
+        settled = limiter.call("Settle", pb.SettleRequest(reservation_id=answer.reservation_id, generated_tokens=9))
+        assert settled.outcome == pb.SETTLE_OUTCOME_APPLIED, settled
+
+    pb = admin.messages
+    admin.call("UpdateEnforcement", pb.UpdateEnforcementRequest(enforcement=pb.ENFORCEMENT_ON))
+    assert limiter.call("CheckAndReserve", giant).decision == limiter.messages.DECISION_RATE_LIMITED
 
 
 def unimplemented(limiter, admin):

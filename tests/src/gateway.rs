@@ -219,7 +219,7 @@ impl Gateway {
         book(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Asks, and books an ALLOW.
+    /// Asks, and books an ALLOW; not one in shadow that reserved nothing.
     ///
     /// # Errors
     /// The call's.
@@ -227,7 +227,7 @@ impl Gateway {
         let sent = self.time.micros();
         let answer = self.limiter.clone().check_and_reserve(self.call(ask.request.clone())).await?.into_inner();
         let when = self.when(sent);
-        if answer.allowed() {
+        if answer.allowed() && answer.shadow_decision.is_none() {
             self.book(|ledger| ledger.allow(allow(&ask.request, &answer, when)));
         }
         Ok(answer)

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 mod command;
+mod confirm;
 mod failure;
 mod output;
 mod status;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidegate_proto::v1::{CheckAndReserveResponse, Decision, DenyReason, SettleOutcome, Tokens, Window, WindowStatus};
+use tidegate_proto::v1::{
+    CheckAndReserveResponse, Decision, DenyReason, Enforcement, SettleOutcome, ShadowDecision, Tokens, Window,
+    WindowStatus,
+};
 
 use crate::output::{Rows, grouped};
 
@@ -19,6 +22,14 @@ pub(crate) fn decision(value: i32) -> String {
 pub(crate) fn reason(value: i32) -> Option<String> {
     let known = |value| DenyReason::try_from(value).ok().map(|known| known.as_str_name());
     (value != 0).then(|| word("DENY_REASON_", value, known))
+}
+
+/// `on` or `shadow`; `inherit` where a tier or an account says nothing.
+pub(crate) fn enforcement(value: i32) -> String {
+    if value == 0 {
+        return "inherit".to_owned();
+    }
+    word("ENFORCEMENT_", value, |value| Enforcement::try_from(value).ok().map(|known| known.as_str_name()))
 }
 
 /// `prompt`, `uncached_prompt` or `generated`.
@@ -103,6 +114,18 @@ pub(crate) fn answer_json(answer: &CheckAndReserveResponse) -> Value {
         "reserved": answer.reserved.as_ref().map(tokens_json),
         "windows": answer.windows.iter().map(window_json).collect::<Vec<_>>(),
         "headers": headers.collect::<serde_json::Map<_, _>>(),
+        "shadow_decision": answer.shadow_decision.as_ref().map(shadow_json),
+    })
+}
+
+/// The denial that enforcement would have answered.
+fn shadow_json(shadow: &ShadowDecision) -> Value {
+    json!({
+        "decision": decision(shadow.decision),
+        "reason": reason(shadow.reason),
+        "http_status": shadow.http_status,
+        "retry_after_ms": shadow.retry_after.as_ref().map(|wait| whole_ms(duration(wait))),
+        "binding": shadow.binding.iter().copied().map(window).collect::<Vec<_>>(),
     })
 }
 
@@ -126,6 +149,7 @@ mod tests {
         assert_eq!(decision(Decision::RateLimited.into()), "rate_limited");
         assert_eq!(reason(DenyReason::WindowFull.into()).as_deref(), Some("window_full"));
         assert_eq!(reason(0), None);
+        assert_eq!([0, 1, 2, 9].map(enforcement), ["inherit", "on", "shadow", "unknown_9"]);
         assert_eq!((decision(99), outcome(3)), ("unknown_99".to_owned(), "duplicate".to_owned()));
     }
 

@@ -113,6 +113,16 @@ impl Denial {
         }
     }
 
+    /// Whether a limit or the pressure of a deployment is why, so that shadow lets the request through. A refused account stays
+    /// refused, and a bound of tidegate itself holds.
+    #[must_use]
+    pub const fn is_by_limit(self) -> bool {
+        match self {
+            Self::WindowFull | Self::ExceedsCurrentLimit | Self::NeverFits | Self::Squeezed | Self::Shed => true,
+            Self::Capacity(_) | Self::UnknownAccount | Self::AccountBlocked => false,
+        }
+    }
+
     /// Whether a client that repeats the request, after the wait if there is one, may hope for another answer.
     #[must_use]
     pub const fn should_retry(self) -> bool {

@@ -34,6 +34,20 @@ impl HeaderUnit {
 /// `x-should-retry`. `x-ratelimit-over-limit` is `yes` where the account's own limit is why (429).
 #[must_use]
 pub fn render(answer: &Answer, unit: HeaderUnit) -> Vec<(&'static str, String)> {
+    let mut headers = render_shadow(answer, unit);
+    if let Err(denied) = answer.outcome {
+        if let Some(wait) = denied.retry_after {
+            headers.push(("retry-after", seconds_up(wait).max(1).to_string()));
+            headers.push(("retry-after-ms", wait.as_micros().div_ceil(1_000).to_string()));
+        }
+        headers.push(("x-should-retry", String::from(if denied.denial.should_retry() { "true" } else { "false" })));
+    }
+    headers
+}
+
+/// The same for a request that is served whatever `answer` says: nothing tells its client to wait or to come again.
+#[must_use]
+pub fn render_shadow(answer: &Answer, unit: HeaderUnit) -> Vec<(&'static str, String)> {
     let windows = &answer.windows;
     let denied = answer.outcome.err();
     let over_limit = denied.is_some_and(|denied| denied.denial.http_status() == 429);
@@ -53,13 +67,6 @@ pub fn render(answer: &Answer, unit: HeaderUnit) -> Vec<(&'static str, String)> 
         "ratelimit",
         list(windows, |out, status| write!(out, ";r={};t={}", status.remaining_tokens, seconds_up(status.reset_after))),
     ));
-    if let Some(denied) = denied {
-        if let Some(wait) = denied.retry_after {
-            headers.push(("retry-after", seconds_up(wait).max(1).to_string()));
-            headers.push(("retry-after-ms", wait.as_micros().div_ceil(1_000).to_string()));
-        }
-        headers.push(("x-should-retry", String::from(if denied.denial.should_retry() { "true" } else { "false" })));
-    }
     headers
 }
 
@@ -164,6 +171,11 @@ mod tests {
         let headers = render(&answer(Some((Denial::ExceedsCurrentLimit, wait))), HeaderUnit::TokensPerSecond);
         assert_eq!(value(&headers, "retry-after").as_deref(), Some("1"));
         assert_eq!(value(&headers, "x-should-retry").as_deref(), Some("false"));
+        let shadowed = render_shadow(&answer(Some((Denial::WindowFull, wait))), HeaderUnit::TokensPerSecond);
+        assert_eq!(value(&shadowed, "x-ratelimit-over-limit").as_deref(), Some("yes"));
+        assert!(
+            ["retry-after", "retry-after-ms", "x-should-retry"].iter().all(|name| value(&shadowed, name).is_none())
+        );
         for denial in [Denial::NeverFits, Denial::AccountBlocked, Denial::UnknownAccount] {
             let headers = render(&answer(Some((denial, None))), HeaderUnit::TokensPerSecond);
             assert_eq!(value(&headers, "retry-after"), None);

@@ -14,12 +14,14 @@ use crate::{MAX_TOKENS, law::Bounds};
 
 mod boost;
 mod check;
+mod enforcement;
 mod resolve;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use boost::{Boost, BoostLimit};
+pub use enforcement::{Enforcement, EnforcementSwitch};
 pub use resolve::Resolved;
 pub use write::{Kind, PolicyWrite, Warning, WriteError, WriteResult, Written};
 
@@ -83,6 +85,8 @@ pub struct Tier {
     pub models: Vec<ModelBounds>,
     /// The law profile; empty: `default`.
     pub law_profile: String,
+    /// Whether its accounts' limits are enforced; `None`: as the global switch says.
+    pub enforcement: Option<Enforcement>,
     /// 1 at creation, one more with every write.
     pub revision: u64,
 }
@@ -96,6 +100,8 @@ pub struct Account {
     pub tier: String,
     /// Whether every request is refused.
     pub blocked: bool,
+    /// Whether its limits are enforced; `None`: as its tier says.
+    pub enforcement: Option<Enforcement>,
     /// 1 at creation, one more with every write.
     pub revision: u64,
 }
@@ -169,6 +175,9 @@ pub struct Policy {
     /// The latest override of each scope, by id: the one that may be in force.
     by_scope: Arc<BTreeMap<Scope, String>>,
     boosts: Arc<BTreeMap<Scope, Boost>>,
+    enforcement: EnforcementSwitch,
+    /// Accounts that say `Shadow` for themselves.
+    shadow_accounts: usize,
 }
 
 impl Policy {
@@ -194,6 +203,8 @@ impl Policy {
             overrides: Arc::default(),
             by_scope: Arc::default(),
             boosts: Arc::default(),
+            enforcement: EnforcementSwitch::default(),
+            shadow_accounts: 0,
         }
     }
 

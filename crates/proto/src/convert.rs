@@ -9,6 +9,7 @@ pub mod answer;
 pub mod pressure;
 pub mod request;
 pub mod settlement;
+pub mod shadow;
 pub mod time;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ pub use answer::{check_and_reserve_response, http_headers, settle_outcome, token
 pub use pressure::report_pressure;
 pub use request::{TtlRange, check_and_reserve, limit_key, view};
 pub use settlement::{Progress, Settlement, progress, release, settle};
+pub use shadow::shadow_response;
 
 use crate::v1;
 

@@ -5,6 +5,7 @@
 
 mod boost;
 mod changes;
+mod enforcement;
 mod list;
 mod reset;
 pub mod watch;
@@ -13,7 +14,7 @@ mod write;
 use std::sync::Arc;
 
 use tidegate_core::policy::{Account, Model, Override, Tier};
-use tidegate_proto::convert::admin::{Entry, Id};
+use tidegate_proto::convert::admin::{self as convert, Entry, Id};
 use tidegate_proto::error;
 use tidegate_proto::v1;
 use tidegate_proto::v1::admin_service_server::AdminService;
@@ -260,6 +261,22 @@ impl<S: Store> AdminService for Admin<S> {
         let Done { persisted, warnings, changes, effect, .. } =
             self.delete::<Override>(id, wire.options.as_ref(), peer(&request)).await?;
         Ok(Response::new(v1::DeleteOverrideResponse { changes, persisted, warnings, effect }))
+    }
+
+    async fn get_enforcement(
+        &self,
+        _: Request<v1::GetEnforcementRequest>,
+    ) -> Result<Response<v1::GetEnforcementResponse>, Status> {
+        let switch = convert::wire_switch(self.store.policy().enforcement());
+        Ok(Response::new(v1::GetEnforcementResponse { enforcement: Some(switch) }))
+    }
+
+    async fn update_enforcement(
+        &self,
+        request: Request<v1::UpdateEnforcementRequest>,
+    ) -> Result<Response<v1::UpdateEnforcementResponse>, Status> {
+        let peer = peer(&request);
+        self.turn(request.get_ref(), peer).await.map(Response::new)
     }
 
     async fn list_limits(

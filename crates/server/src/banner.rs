@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 
 use tidegate_core::law::level::STEPS_PER_OCTAVE;
 use tidegate_core::law::{LawParams, MaxStep};
-use tidegate_core::policy::{DEFAULT_PROFILE, Policy};
+use tidegate_core::policy::{DEFAULT_PROFILE, Enforcement, Policy};
 
 use crate::config::{Address, ProcessSettings};
 use crate::listen::{Listener, Listeners};
@@ -70,6 +70,10 @@ pub(crate) fn print_notices(settings: &ProcessSettings, policy: &Policy) {
     }
     if let Some(path) = &settings.listeners.unix_socket {
         say(&format!("the limiter listens on unix:{} too", path.display()));
+    }
+    if policy.enforcement().enforcement == Enforcement::Shadow {
+        say("enforcement is in shadow: limits are decided and counted, and nobody is denied by one");
+        tracing::warn!("enforcement is in shadow: nobody is denied by a limit");
     }
     if settings.insecure_admin {
         tracing::warn!("--insecure-admin: whoever reaches the admin address may change every limit");

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use tidegate_core::policy::Policy;
+use tidegate_core::policy::{Enforcement, Policy};
 use toml::Table;
 
 pub mod amount;
@@ -61,7 +61,11 @@ fn load_with(args: &ServeArgs, environment: Environment<'_>) -> Result<Config, P
     let table = file.and_then(|path| read(&path, &mut from.problems));
     let mut root = Section::root(table.as_ref());
     let process = process::read(args, &mut root, &mut from);
+    let switch = (&mut root, "enforcement");
+    let enforcement =
+        from.setting("enforcement", args.enforcement.as_ref(), switch, Enforcement::On, parse::enforcement);
     let policy::Described { policy, warnings } = policy::read(&mut root, &mut from.problems);
+    let policy = policy.with_enforcement(enforcement);
     root.finish(&mut from.problems);
     from.problems.into_result(Config { process, policy, warnings })
 }

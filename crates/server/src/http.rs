@@ -30,6 +30,8 @@ pub(crate) type Page = Arc<dyn Fn() -> String + Send + Sync>;
 pub(crate) struct Probes {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Page,
+    /// Whether limits are in shadow for everybody.
+    pub(crate) in_shadow: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Probes {
@@ -69,6 +71,9 @@ impl Probes {
                 page
             }
             "/readyz" if !self.readiness.is_ready() => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/readyz" if (self.in_shadow)() => {
+                text(StatusCode::OK, "ok; enforcement is in shadow: nobody is denied by a limit\n")
+            }
             _ => text(StatusCode::OK, "ok\n"),
         }
     }
@@ -101,11 +106,13 @@ mod tests {
     #[test]
     fn each_path_says_what_it_knows() {
         let (life, readiness) = Life::start();
-        let probes = Probes { readiness, metrics: Arc::new(|| "page".to_owned()) };
+        let probes = Probes { readiness, metrics: Arc::new(|| "page".to_owned()), in_shadow: Arc::new(|| false) };
         assert_eq!(status(&probes, Method::GET, "/readyz"), (StatusCode::SERVICE_UNAVAILABLE, false));
         life.on_serving();
         assert_eq!(status(&probes, Method::GET, "/readyz"), (StatusCode::OK, false));
         assert_eq!(status(&probes, Method::HEAD, "/metrics?x=1"), (StatusCode::OK, false));
+        let shadowed = Probes { in_shadow: Arc::new(|| true), ..probes.clone() };
+        assert_eq!(status(&shadowed, Method::GET, "/readyz"), (StatusCode::OK, false), "shadow is no outage");
         life.on_stopping();
         assert_eq!(status(&probes, Method::GET, "/readyz"), (StatusCode::SERVICE_UNAVAILABLE, false));
         assert_eq!(status(&probes, Method::GET, "/healthz"), (StatusCode::OK, false));

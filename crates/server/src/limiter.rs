@@ -19,7 +19,7 @@ use tidegate_proto::v1::{
     BatchCheckAndReserveRequest, BatchCheckAndReserveResponse, BatchSettleRequest, BatchSettleResponse,
     CheckAndReserveRequest, CheckAndReserveResponse, GetLimitsRequest, GetLimitsResponse, PipelineRequest,
     PipelineResponse, ReleaseRequest, ReleaseResponse, ReportPressureRequest, ReportPressureResponse,
-    ReportProgressRequest, ReportProgressResponse, ResponseView, SettleRequest, SettleResponse,
+    ReportProgressRequest, ReportProgressResponse, ResponseView, SettleOutcome, SettleRequest, SettleResponse,
 };
 use tidegate_store::{EndError, ReserveError, Store};
 use tokio_stream::Stream;
@@ -77,12 +77,17 @@ impl<S: Store> RateLimiterService for Limiter<S> {
         })?;
         let answer = &reserved.answer;
         if let Err(denied) = &answer.outcome {
-            log_denial(&ask, answer, denied);
+            log_denial(&ask, answer, denied, reserved.shadow);
         }
-        let headers = convert::http_headers(headers::render(answer, self.unit));
         let id = reserved.reservation_id.unwrap_or_default();
-        let response = convert::check_and_reserve_response(answer, id, headers, view);
-        self.metrics.on_decision(ask.service_tier, answer, self.clock.seconds_since(&read));
+        let response = if reserved.shadow {
+            let headers = convert::http_headers(headers::render_shadow(answer, self.unit));
+            convert::shadow_response(answer, id, headers, view)
+        } else {
+            let headers = convert::http_headers(headers::render(answer, self.unit));
+            convert::check_and_reserve_response(answer, id, headers, view)
+        };
+        self.metrics.on_decision(ask.service_tier, answer, reserved.shadow, self.clock.seconds_since(&read));
         Ok(Response::new(response))
     }
 
@@ -93,7 +98,9 @@ impl<S: Store> RateLimiterService for Limiter<S> {
         let now = self.clock.now();
         let progress = convert::progress(request.get_ref())?;
         let booked = self.store.report_progress(now, progress.reservation_id, progress.generated_tokens).await;
-        let booked = booked.map_err(end_error)?;
+        let Some(booked) = of_reservation(booked)? else {
+            return Ok(Response::new(ReportProgressResponse { outcome: SettleOutcome::Applied.into() }));
+        };
         self.metrics.on_progress(&booked);
         Ok(Response::new(ReportProgressResponse { outcome: convert::settle_outcome(booked.outcome).into() }))
     }
@@ -106,7 +113,10 @@ impl<S: Store> RateLimiterService for Limiter<S> {
             cached_prompt_tokens: settlement.cached_prompt_tokens,
             generated_tokens: settlement.generated_tokens,
         };
-        let booked = self.store.settle(now, settlement.reservation_id, counts).await.map_err(end_error)?;
+        let booked = self.store.settle(now, settlement.reservation_id, counts).await;
+        let Some(booked) = of_reservation(booked)? else {
+            return Ok(Response::new(SettleResponse { outcome: SettleOutcome::Applied.into(), clamped: false }));
+        };
         self.metrics.on_settled(&booked);
         let outcome = convert::settle_outcome(booked.outcome).into();
         Ok(Response::new(SettleResponse { outcome, clamped: booked.clamped }))
@@ -115,7 +125,9 @@ impl<S: Store> RateLimiterService for Limiter<S> {
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
         let now = self.clock.now();
         let reservation_id = convert::release(request.get_ref())?;
-        let outcome = self.store.release(now, reservation_id).await.map_err(end_error)?;
+        let Some(outcome) = of_reservation(self.store.release(now, reservation_id).await)? else {
+            return Ok(Response::new(ReleaseResponse { outcome: SettleOutcome::Applied.into() }));
+        };
         self.metrics.on_released(outcome);
         Ok(Response::new(ReleaseResponse { outcome: convert::settle_outcome(outcome).into() }))
     }
@@ -167,16 +179,22 @@ fn served_view(view: ResponseView) -> Result<ResponseView, Status> {
     }
 }
 
-fn end_error(failure: EndError) -> Status {
-    match failure {
-        EndError::Forged => error::invalid_reservation_id(),
-        EndError::Ended => error::failed_precondition(error::RESERVATION_ENDED, failure.to_string()),
-        EndError::TooLate => error::failed_precondition(error::SETTLEMENT_TOO_LATE, failure.to_string()),
+/// What was booked of a reservation; `None` where shadow let the request through and reserved nothing: whoever calls is told
+/// the usual, and nothing counts.
+fn of_reservation<T>(booked: Result<T, EndError>) -> Result<Option<T>, Status> {
+    match booked {
+        Ok(booked) => Ok(Some(booked)),
+        Err(EndError::NothingReserved) => Ok(None),
+        Err(EndError::Forged) => Err(error::invalid_reservation_id()),
+        Err(EndError::Ended) => Err(error::failed_precondition(error::RESERVATION_ENDED, EndError::Ended.to_string())),
+        Err(EndError::TooLate) => {
+            Err(error::failed_precondition(error::SETTLEMENT_TOO_LATE, EndError::TooLate.to_string()))
+        }
     }
 }
 
 /// One line for each denial, at DEBUG: who, why, and the numbers of the first binding window (of none where none binds).
-fn log_denial(ask: &Ask<'_>, answer: &Answer, denied: &Denied) {
+fn log_denial(ask: &Ask<'_>, answer: &Answer, denied: &Denied, shadow: bool) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
@@ -193,6 +211,7 @@ fn log_denial(ask: &Ask<'_>, answer: &Answer, denied: &Denied) {
         held_tokens = status.map(|status| status.held_tokens),
         ask_tokens = window.map(|window| denied.ask[window]),
         request_id = ask.request_id,
+        shadow,
         "denied"
     );
 }

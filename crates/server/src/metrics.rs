@@ -18,7 +18,7 @@ mod decisions;
 mod pressure;
 
 use catalogue::{Described, Kind};
-use decisions::Decisions;
+use decisions::{Decisions, ShadowDecisions};
 pub(crate) use pressure::MOST_DEPLOYMENTS;
 
 /// Counts what a server does, and draws the page.
@@ -29,10 +29,12 @@ pub struct Metrics {
     /// Every method that is served or could be, by its path; any other is `unknown`, so that callers make up no labels.
     methods: HashMap<String, SharedString>,
     decisions: Decisions,
+    shadow_decisions: ShadowDecisions,
     decision_seconds: Histogram,
     admitted: PerWindow<Counter>,
     settled: PerWindow<Counter>,
     denied: PerWindow<Counter>,
+    shadow: PerWindow<Counter>,
     ended_settled: Counter,
     ended_released: Counter,
     ended_late: Counter,
@@ -59,6 +61,8 @@ struct OnScrape {
     connections: Gauge,
     calls_in_flight: Gauge,
     ready: Gauge,
+    /// Of the global switch, of tiers, of accounts.
+    in_shadow: [Gauge; 3],
 }
 
 /// A bound of the shell (contract C14); those of the store are [`Bound`].
@@ -111,6 +115,8 @@ pub(crate) struct Now {
     pub(crate) connections: usize,
     pub(crate) calls_in_flight: usize,
     pub(crate) ready: bool,
+    /// Whether limits are in shadow globally, then how many tiers and how many accounts say so for themselves.
+    pub(crate) in_shadow: (bool, usize, usize),
 }
 
 impl Metrics {
@@ -142,10 +148,12 @@ impl Metrics {
         gauge(&catalogue::INSECURE_ADMIN, Vec::new()).set(if insecure_admin { 1.0 } else { 0.0 });
         Self {
             decisions: Decisions::register(|labels| counter(&catalogue::DECISIONS, labels)),
+            shadow_decisions: ShadowDecisions::register(|labels| counter(&catalogue::SHADOW_DECISIONS, labels)),
             decision_seconds: recorder.register_histogram(&key(&catalogue::DECISION_SECONDS, Vec::new()), &METADATA),
             admitted: tokens("admitted"),
             settled: tokens("settled"),
             denied: tokens("denied"),
+            shadow: tokens("shadow"),
             ended_settled: ended("settled"),
             ended_released: ended("released"),
             ended_late: ended("late"),
@@ -167,6 +175,8 @@ impl Metrics {
                 connections: gauge(&catalogue::CONNECTIONS, Vec::new()),
                 calls_in_flight: gauge(&catalogue::CALLS_IN_FLIGHT, Vec::new()),
                 ready: gauge(&catalogue::READY, Vec::new()),
+                in_shadow: ["global", "tiers", "accounts"]
+                    .map(|scope| gauge(&catalogue::ENFORCEMENT_SHADOW, one("scope", scope))),
             },
             methods: methods.into_iter().map(|path| (path.clone(), SharedString::from(method_label(&path)))).collect(),
             page: recorder.handle(),
@@ -174,9 +184,17 @@ impl Metrics {
         }
     }
 
-    /// One answer to `CheckAndReserve`, which took `seconds`.
-    pub(crate) fn on_decision(&self, tier: ServiceTier, answer: &Answer, seconds: f64) {
+    /// One answer to `CheckAndReserve`, which took `seconds`; in `shadow`, a denial was told beside an ALLOW.
+    pub(crate) fn on_decision(&self, tier: ServiceTier, answer: &Answer, shadow: bool, seconds: f64) {
         self.decision_seconds.record(seconds);
+        if let Err(denied) = &answer.outcome
+            && shadow
+        {
+            self.decisions.allow(tier).increment(1);
+            self.shadow_decisions.of(tier, answer).inspect(|counter| counter.increment(1));
+            add(&self.shadow, &denied.ask);
+            return;
+        }
         self.decisions.of(tier, answer).increment(1);
         match &answer.outcome {
             // What the first answer reserved was counted with the first answer.
@@ -248,6 +266,10 @@ impl Metrics {
         scrape.connections.set(float(now.connections.try_into().unwrap_or(u64::MAX)));
         scrape.calls_in_flight.set(float(now.calls_in_flight.try_into().unwrap_or(u64::MAX)));
         scrape.ready.set(if now.ready { 1.0 } else { 0.0 });
+        let (globally, tiers, accounts) = now.in_shadow;
+        for (gauge, count) in scrape.in_shadow.iter().zip([usize::from(globally), tiers, accounts]) {
+            gauge.set(float(count as u64));
+        }
         let mut page = self.page.render();
         pressure::draw(&mut page, deployments);
         page

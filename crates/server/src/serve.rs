@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use tidegate_core::policy::Enforcement;
 use tidegate_proto::convert::TtlRange;
 use tidegate_store::Store;
 use tidegate_store::memory::MemoryStore;
@@ -229,13 +230,18 @@ impl<S: Store> Shell<'_, S> {
     fn probes(&self) -> Probes {
         let (store, metrics, readiness) = (Arc::clone(&self.store), Arc::clone(&self.metrics), self.readiness.clone());
         let (connections, calls, clock) = (self.connections.clone(), self.calls.clone(), self.clock.clone());
+        let switch = Arc::clone(&self.store);
+        let in_shadow = move || switch.policy().enforcement().enforcement == Enforcement::Shadow;
         let page = move || {
+            let policy = store.policy();
+            let (tiers, accounts) = policy.shadows();
+            let in_shadow = (policy.enforcement().enforcement == Enforcement::Shadow, tiers, accounts);
             let ready = readiness.is_ready();
-            let now = Now { connections: connections.taken(), calls_in_flight: calls.taken(), ready };
+            let now = Now { connections: connections.taken(), calls_in_flight: calls.taken(), ready, in_shadow };
             let deployments = store.deployments(clock.now(), MOST_DEPLOYMENTS);
             metrics.draw(&store.stats(), &deployments, now)
         };
-        Probes { readiness: self.readiness.clone(), metrics: Arc::new(page) }
+        Probes { readiness: self.readiness.clone(), metrics: Arc::new(page), in_shadow: Arc::new(in_shadow) }
     }
 }
 

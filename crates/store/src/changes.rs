@@ -149,6 +149,7 @@ fn entry_bytes(entry: &Written) -> usize {
             let part = |part: &Option<String>| part.as_ref().map_or(0, String::len);
             texts(&[&entry.id, &scope.account, &entry.reason]) + part(&scope.model) + part(&scope.variant)
         }
+        Written::Enforcement(_) => 0,
         Written::Boost(boost) => {
             let scope = &boost.scope;
             let parts = [Some(&scope.account), scope.model.as_ref(), scope.variant.as_ref()];

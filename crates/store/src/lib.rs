@@ -12,7 +12,7 @@ use tidegate_core::ask::Request;
 use tidegate_core::decision::{Answer, Bound, SettleOutcome, WindowStatus};
 use tidegate_core::effect::Effect;
 use tidegate_core::key::{KeyRef, LimitKey};
-use tidegate_core::policy::{Policy, PolicyWrite, WriteError, WriteResult};
+use tidegate_core::policy::{Enforcement, Policy, PolicyWrite, WriteError, WriteResult};
 use tidegate_core::pressure::{Reading, Report};
 use tidegate_core::state::SettleCounts;
 use tidegate_core::time::Timestamp;
@@ -116,8 +116,11 @@ pub trait Store: Send + Sync + 'static {
 pub struct Reserved {
     /// Decision and windows.
     pub answer: Answer,
-    /// Names the reservation in later calls; `None` on a denial.
+    /// Names the reservation in later calls; `None` on a denial that is enforced.
     pub reservation_id: Option<String>,
+    /// Whether the answer is a denial that is not enforced: the caller is told ALLOW, nothing was reserved, and later calls
+    /// with this id are [`EndError::NothingReserved`].
+    pub shadow: bool,
 }
 
 /// Why a request was not decided; nothing changed.
@@ -148,6 +151,9 @@ pub enum EndError {
     /// The caller's: progress on a reservation that has ended. Settle it instead.
     #[error("the reservation has ended; settle it to book its tokens")]
     Ended,
+    /// Nobody's: a request that shadow let through reserved nothing, so there is nothing to book, however often it is said.
+    #[error("the request was let through in shadow; nothing is booked for it")]
+    NothingReserved,
     /// The caller's: the reservation is no longer remembered; its tokens are not booked.
     #[error("the reservation ended more than 15 minutes past its TTL and is no longer remembered")]
     TooLate,
@@ -215,6 +221,12 @@ pub struct KeyLimits {
     pub reservations: usize,
     /// Tokens denied in the hour up to `denied_as_of` by windows at their ceiling.
     pub denied_at_ceiling: Tokens,
+    /// Requests denied by a limit or by pressure in the trailing minute, in shadow too.
+    pub denied_requests: u64,
+    /// What a denial does here.
+    pub enforcement: Enforcement,
+    /// The greatest pressure of the key's deployment, permille; `None` where nobody reports, or reports have ended.
+    pub pressure_permille: Option<u32>,
 }
 
 impl KeyLimits {

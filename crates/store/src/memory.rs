@@ -30,6 +30,7 @@ use crate::{
     PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
 };
 
+mod denials;
 mod end;
 mod entry;
 mod evict;
@@ -38,6 +39,7 @@ mod read;
 mod reserve;
 mod reset;
 mod room;
+mod shadow;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -76,10 +78,10 @@ impl MemoryBounds {
     /// every reservation live, everything remembered, every deployment reported on by as many as may.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        // Sub-buckets: 512 of 24 and of 16 bytes; the knots of live streams; 75 minutes of denials. Trees: nodes are at worst
-        // half empty.
+        // Sub-buckets: 512 of 24 and of 16 bytes; the knots of live streams; 75 minutes and 60 seconds of denials. Trees: nodes
+        // are at worst half empty.
         let names = 3 * MAX_NAME_BYTES as u64;
-        let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + 75 * 24 + names;
+        let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + 75 * 24 + denials::MOST_BYTES as u64 + names;
         // A reservation in its tree, its three timers, and two knots of its fading; of one that ended, its last state.
         let reservation = 2 * size_of::<Reservation>() as u64 + 780;
         let remembered = size_of::<Reservation>() as u64 + 300;
@@ -132,6 +134,7 @@ pub struct MemoryStore {
     checksum_key: ChecksumKey,
     incarnation: u64,
     next_sequence: AtomicU64,
+    next_shadow: AtomicU64,
     reservations: AtomicU64,
     remembered: AtomicI64,
     held: AtomicI64,
@@ -166,6 +169,7 @@ impl MemoryStore {
             checksum_key: ChecksumKey::new(secret()?),
             incarnation: getrandom::u64()?,
             next_sequence: AtomicU64::new(1),
+            next_shadow: AtomicU64::new(1),
             reservations: AtomicU64::new(0),
             remembered: AtomicI64::new(0),
             held: AtomicI64::new(0),

@@ -14,6 +14,7 @@ mod accounts;
 mod boost;
 mod bounds;
 mod changes;
+mod enforcement;
 mod limits;
 mod listing;
 mod models;
@@ -28,11 +29,12 @@ Examples:
   tidegate admin overrides create --account acme --model large --generated-floor 200k --expires-in 7d --reason launch
   tidegate admin limits list --at-ceiling --json
   tidegate admin boost --account acme --generated 400k --for 2h --reason launch --dry-run
+  tidegate admin enforcement set shadow --reason \"wrong limits\" --yes
   tidegate admin changes --since 1h
 
 Amounts are tokens per minute, such as 900k or 3.6M. With --json, lists print one object a line.";
 
-/// Read and change tiers, accounts, models and overrides; see limits and who changed what
+/// Read and change tiers, accounts, models and overrides; see limits and who changed what; turn enforcement off and on
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct AdminArgs {
@@ -55,6 +57,7 @@ enum AdminCommand {
     Overrides(overrides::OverridesArgs),
     Limits(limits::LimitsArgs),
     Boost(boost::BoostArgs),
+    Enforcement(enforcement::EnforcementArgs),
     Changes(changes::ChangesArgs),
 }
 
@@ -71,6 +74,7 @@ pub(crate) async fn run(args: AdminArgs) -> Result<ExitCode, Failure> {
         AdminCommand::Overrides(args) => overrides::run(session, args.command).await,
         AdminCommand::Limits(args) => limits::run(session, args.command).await,
         AdminCommand::Boost(args) => boost::run(session, args).await,
+        AdminCommand::Enforcement(args) => enforcement::run(session, args).await,
         AdminCommand::Changes(args) => changes::run(session, args).await,
     }?;
     Ok(ExitCode::SUCCESS)

@@ -151,7 +151,21 @@ impl CheckArgs {
             (DenyReason::Unspecified, None) => {}
             (_, None) => text.push_str(", waiting does not help"),
         }
-        if let Some(reserved) = &answer.reserved {
+        if let Some(shadow) = &answer.shadow_decision {
+            let binding: Vec<_> = shadow.binding.iter().map(|window| words::window(*window)).collect();
+            text.push_str(&format!(
+                " in shadow, and nothing is reserved; enforced, it would be {}: {} (HTTP {})",
+                words::decision(shadow.decision),
+                words::reason(shadow.reason).unwrap_or_default(),
+                shadow.http_status
+            ));
+            if !binding.is_empty() {
+                text.push_str(&format!(", by {}", binding.join(", ")));
+            }
+            if let Some(wait) = &shadow.retry_after {
+                text.push_str(&format!(", retry after {}", words::seconds(words::duration(wait))));
+            }
+        } else if let Some(reserved) = &answer.reserved {
             let [prompt, uncached, generated] =
                 [reserved.prompt, reserved.uncached_prompt, reserved.generated].map(grouped);
             text.push_str(&format!(

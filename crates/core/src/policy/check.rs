@@ -71,6 +71,7 @@ impl Policy {
                     None => Ok(()),
                 }
             }
+            Written::Enforcement(_) => Ok(()),
             Written::Boost(boost) => {
                 scope("scope", &boost.scope)?;
                 if boost.windows == PerWindow::default() {

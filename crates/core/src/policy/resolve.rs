@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 
-use super::{DEFAULT_PROFILE, Override, Policy, Scope, UnknownAccounts, WindowBounds, merge};
+use super::{DEFAULT_PROFILE, Enforcement, Override, Policy, Scope, UnknownAccounts, WindowBounds, merge};
 use crate::decision::Denial;
 use crate::key::KeyRef;
 use crate::law::{Boosts, Bounds, LawParams};
@@ -22,6 +22,8 @@ pub struct Resolved {
     pub configured: bool,
     /// Why every request of the account is refused, if it is.
     pub refused: Option<Denial>,
+    /// What a denial by a limit does.
+    pub enforcement: Enforcement,
     /// Windows whose merged floor is above the merged ceiling: the floor won, as it is a promise to a customer.
     pub floor_won: PerWindow<bool>,
     /// Until when this holds if no policy is written: the next expiry of an override of the key.
@@ -75,6 +77,7 @@ impl Policy {
             boosts: self.boosts_of(key),
             configured: account.is_some(),
             refused,
+            enforcement: self.enforced(account.map(AsRef::as_ref), tier),
             floor_won: merged.map(|(_, floor_won)| floor_won),
             valid_until: overrides
                 .into_iter()

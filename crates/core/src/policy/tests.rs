@@ -12,6 +12,7 @@ use super::*;
 use crate::decision::Denial;
 use crate::key::KeyRef;
 
+mod enforcement;
 mod resolution;
 
 const START: Timestamp = Timestamp::from_seconds(1_000);
@@ -111,7 +112,7 @@ fn found(policy: &Policy, written: &Written) -> Option<u64> {
             policy.models().get(&(entry.name.clone(), entry.variant.clone())).map(|entry| entry.revision)
         }
         Written::Override(entry) => policy.overrides().get(&entry.id).map(|entry| entry.revision),
-        Written::Boost(_) => None,
+        Written::Boost(_) | Written::Enforcement(_) => None,
     }
 }
 

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::{Account, Boost, Model, Override, Policy, Scope, Tier, WindowBounds, merge};
+use super::{Account, Boost, EnforcementSwitch, Model, Override, Policy, Scope, Tier, WindowBounds, merge};
 use crate::key::KeyRef;
 use crate::time::Timestamp;
 use crate::window::Window;
@@ -58,6 +58,8 @@ pub enum Written {
     /// A boost. It has no revision, and is created alone: it takes the place of an earlier one of its scope, window by
     /// window.
     Boost(Boost),
+    /// The global switch: there is one always, so it is updated alone.
+    Enforcement(EnforcementSwitch),
 }
 
 impl Written {
@@ -74,6 +76,7 @@ impl Written {
                 let parts = [Some(&scope.account), scope.model.as_ref(), scope.variant.as_ref()];
                 parts.into_iter().flatten().fold(String::from("boost"), |title, part| format!("{title}/{part}"))
             }
+            Self::Enforcement(_) => String::from("enforcement"),
         }
     }
 
@@ -85,6 +88,7 @@ impl Written {
             Self::Model(model) => policy.find(Kind::Model, &model.name, &model.variant),
             Self::Override(entry) => policy.find(Kind::Override, &entry.id, ""),
             Self::Boost(boost) => policy.boost(&boost.scope).cloned().map(Written::Boost),
+            Self::Enforcement(_) => Some(Self::Enforcement(policy.enforcement)),
         }
     }
 
@@ -97,6 +101,7 @@ impl Written {
             Self::Model(model) => model.name == key.model() && model.variant == key.variant(),
             Self::Override(entry) => entry.scope.account == key.account(),
             Self::Boost(boost) => boost.scope.account == key.account(),
+            Self::Enforcement(_) => false,
         }
     }
 }
@@ -301,8 +306,10 @@ impl Policy {
                 Written::Tier(tier)
             }
             Written::Account(account) => {
-                let old = self.accounts.get(account.name.as_str()).map(|account| account.revision);
+                let old = self.accounts.get(account.name.as_str());
+                let (old, before) = (old.map(|old| old.revision), old.and_then(|old| old.enforcement));
                 let revision = expect.next(Kind::Account, &account.name, old, self.accounts.len(), MOST_ACCOUNTS)?;
+                self.count_shadow(before, account.enforcement);
                 let account = Account { revision, ..account };
                 Arc::make_mut(&mut self.accounts).insert(account.name.as_str().into(), Arc::new(account.clone()));
                 Written::Account(account)
@@ -329,6 +336,16 @@ impl Policy {
                 Written::Override(entry)
             }
             Written::Boost(boost) => Written::Boost(self.put_boost(&boost, now)?),
+            Written::Enforcement(switch) => {
+                let actual = self.enforcement.revision;
+                if let Expect::Present(Some(expected)) = *expect
+                    && expected != actual
+                {
+                    return Err(WriteError::Stale { expected, actual });
+                }
+                self.enforcement = EnforcementSwitch { revision: actual + 1, ..switch };
+                Written::Enforcement(self.enforcement)
+            }
         })
     }
 
@@ -350,7 +367,8 @@ impl Policy {
             }
             Kind::Account => {
                 expect.next(kind, name, self.accounts.get(name).map(|account| account.revision), 0, 1)?;
-                Arc::make_mut(&mut self.accounts).remove(name);
+                let gone = Arc::make_mut(&mut self.accounts).remove(name);
+                self.count_shadow(gone.and_then(|gone| gone.enforcement), None);
             }
             Kind::Model => {
                 let key = (String::from(name), String::from(variant));
@@ -425,7 +443,7 @@ impl Policy {
                     look([Some(&entry.bounds), None, None, bounds], &|| format!("override {:?}", entry.id));
                 }
             }
-            Written::Boost(_) => {}
+            Written::Boost(_) | Written::Enforcement(_) => {}
         }
         warnings
     }

@@ -7,6 +7,7 @@
 mod boost;
 mod change;
 mod effect;
+mod enforcement;
 mod entry;
 mod paging;
 
@@ -25,6 +26,7 @@ use crate::v1;
 pub use boost::{boost, wire_boost};
 pub use change::{ChangeFilters, change_filters, object_json, written_json};
 pub use effect::{wire_changes, wire_effect};
+pub use enforcement::{turned_switch, wire_enforcement, wire_switch};
 pub use paging::Paging;
 
 /// Longest [`WriteOptions::reason`], in bytes.

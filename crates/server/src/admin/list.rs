@@ -122,5 +122,8 @@ pub(super) fn key_limits(policy: &Policy, row: &KeyLimits) -> v1::KeyLimits {
         tier: tier.filter(|tier| !tier.is_empty()).unwrap_or(policy.default_tier()).to_owned(),
         live_reservations: row.reservations as u64,
         denied_at_ceiling: Some(convert::tokens(row.denied_at_ceiling)),
+        enforcement: admin::wire_enforcement(Some(row.enforcement)).into(),
+        denied_requests: row.denied_requests,
+        pressure_permille: row.pressure_permille,
     }
 }

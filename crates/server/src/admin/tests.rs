@@ -12,6 +12,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 
+mod enforcement;
 mod steering;
 
 fn admin() -> Admin<MemoryStore> {

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_proto::convert::admin::watch_interval;
+use tidegate_proto::convert::admin::{watch_interval, wire_enforcement};
 use tidegate_proto::{error, v1};
 use tidegate_store::{KeyLimits, ListQuery, Place, Store};
 use tokio::sync::Mutex;
@@ -87,7 +87,8 @@ impl<S: Store> Admin<S> {
         let (store, clock, turn) = (Arc::clone(&self.store), self.clock.clone(), Arc::clone(&self.watches.turn));
         // One message: a walk begins when its reader has taken all of the walk before.
         let (sender, receiver) = channel(1);
-        let watch = Watch { store, clock, turn, query, sent: Sent::default(), sender: sender.clone() };
+        let (sent, told) = (Sent::default(), v1::Enforcement::Unspecified);
+        let watch = Watch { store, clock, turn, query, sent, told, sender: sender.clone() };
         let readiness = self.watches.process.as_ref().map(|(_, readiness)| readiness.clone());
         tokio::spawn(async move {
             let _place = place;
@@ -114,6 +115,8 @@ struct Watch<S> {
     turn: Arc<Mutex<()>>,
     query: ListQuery,
     sent: Sent,
+    /// Where the global switch stood when the client was last told.
+    told: v1::Enforcement,
     sender: Sender<Result<v1::WatchLimitsResponse, Status>>,
 }
 
@@ -172,7 +175,7 @@ impl<S: Store> Watch<S> {
                 }
             }
             if !page.more {
-                if !changed.is_empty() || (first && !answered) {
+                if !changed.is_empty() || (first && !answered) || self.told != self.switch() {
                     self.send(changed).await?;
                 }
                 self.sent.on_end();
@@ -187,8 +190,14 @@ impl<S: Store> Watch<S> {
         }
     }
 
-    async fn send(&self, limits: Vec<v1::KeyLimits>) -> Result<(), End> {
-        self.sender.send(Ok(v1::WatchLimitsResponse { limits })).await.map_err(|_| End::ClientGone)
+    fn switch(&self) -> v1::Enforcement {
+        wire_enforcement(Some(self.store.policy().enforcement().enforcement))
+    }
+
+    async fn send(&mut self, limits: Vec<v1::KeyLimits>) -> Result<(), End> {
+        self.told = self.switch();
+        let news = v1::WatchLimitsResponse { limits, enforcement: self.told.into() };
+        self.sender.send(Ok(news)).await.map_err(|_| End::ClientGone)
     }
 }
 
@@ -210,7 +219,10 @@ impl Sent {
             (bounds, [status.used_tokens, status.held_tokens, status.remaining_tokens])
         });
         let windows = windows.collect::<Vec<_>>();
-        let mark = self.hasher.hash_one((windows, row.reservations, tier));
+        // A pressure that glides changes a key of which nothing else changes once a percent.
+        let pressure = row.pressure_permille.map(|permille| permille / 10);
+        let counts = (row.reservations, row.denied_requests, row.enforcement, pressure);
+        let mark = self.hasher.hash_one((windows, counts, tier));
         let key = row.key.as_ref();
         let key = self.hasher.hash_one((key.account(), key.model(), key.variant()));
         if self.now.len() >= MOST_KEYS && !self.now.contains_key(&key) {

@@ -38,6 +38,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDR|off", help_heading = "Listeners")]
     pub http_listen: Option<String>,
 
+    /// Enforce limits, or decide and count alone and let everybody through; `tidegate admin enforcement` turns it while it runs
+    /// [env: TIDEGATE_ENFORCEMENT] [default: on]
+    #[arg(long, value_name = "on|shadow")]
+    pub enforcement: Option<String>,
+
     /// Keep state here; `memory` is the one store there is [env: TIDEGATE_STORE] [default: memory]
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate_core::headers::HeaderUnit;
+use tidegate_core::policy::Enforcement;
 use tracing_subscriber::EnvFilter;
 
 use super::amount::{parse_duration, parse_tokens};
@@ -52,6 +53,15 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
     let refusal = || format!("`{text}` is not a mode; write three octal digits such as 0660");
     let mode = u32::from_str_radix(text, 8).map_err(|_| refusal())?;
     if mode > 0o777 { Err(refusal()) } else { Ok(mode) }
+}
+
+/// `on` or `shadow`.
+pub(super) fn enforcement(text: &str) -> Result<Enforcement, String> {
+    match text {
+        "on" => Ok(Enforcement::On),
+        "shadow" => Ok(Enforcement::Shadow),
+        _ => Err(format!("`{text}` is neither on nor shadow")),
+    }
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {

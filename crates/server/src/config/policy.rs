@@ -13,7 +13,7 @@ use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Window};
 
 use super::amount::{parse_duration, parse_tokens};
-use super::parse::{boolean, count, permille};
+use super::parse::{boolean, count, enforcement, permille};
 use super::problem::{Problem, Problems};
 use super::section::Section;
 
@@ -58,6 +58,7 @@ pub(super) fn read(root: &mut Section<'_>, problems: &mut Problems) -> Described
             name: name.to_owned(),
             tier: section.text("tier", problems).unwrap_or_default(),
             blocked: section.parsed("blocked", problems, boolean).unwrap_or_default(),
+            enforcement: section.parsed("enforcement", problems, enforcement),
             revision: 0,
         };
         described.write(Some(Written::Account(account)), &section, problems);
@@ -105,7 +106,8 @@ fn tier(name: &str, built_in: Option<&Tier>, section: &mut Section<'_>, problems
         section.finish(problems);
     }
     let law_profile = section.text("law_profile", problems).unwrap_or_default();
-    Tier { name: name.to_owned(), bounds, models, law_profile, revision: 0 }
+    let enforcement = section.parsed("enforcement", problems, enforcement);
+    Tier { name: name.to_owned(), bounds, models, law_profile, enforcement, revision: 0 }
 }
 
 fn model(section: &mut Section<'_>, problems: &mut Problems) -> Option<Model> {

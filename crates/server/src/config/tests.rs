@@ -37,6 +37,7 @@ fn the_example_says_every_default() {
     assert_eq!(example.profiles(), built_in.profiles());
     assert_eq!(example.default_tier(), built_in.default_tier());
     assert_eq!(example.unknown_accounts(), built_in.unknown_accounts());
+    assert_eq!(example.enforcement(), built_in.enforcement());
     assert!(example.accounts().is_empty() && example.models().is_empty() && example.overrides().is_empty());
 }
 
@@ -60,6 +61,7 @@ fn everything_wrong_is_said_at_once_with_its_path() {
         threads = [1]
         default_tier = "gold"
         unknown_accounts = "maybe"
+        enforcement = "off"
         [bounds]
         keys = 0
         limiter_message = "1TB"
@@ -72,6 +74,7 @@ fn everything_wrong_is_said_at_once_with_its_path() {
         floor = "many"
         [tiers."a b"]
         law_profile = "wild"
+        enforcement = "inherit"
         [law_profiles.wild2]
         ramp_doubling = "20m"
         return_doubling = "30m"
@@ -80,6 +83,7 @@ fn everything_wrong_is_said_at_once_with_its_path() {
         [accounts.acme]
         tier = "platinum"
         blocked = "perhaps"
+        enforcement = true
         [[overrides]]
         id = "o1"
         account = "acme"
@@ -100,6 +104,9 @@ fn everything_wrong_is_said_at_once_with_its_path() {
         "tiers.tier-2.bounds.generated.floor: `many` is not an amount; write a number such as 900k, 3.6M or 2G",
         "default_tier: names no tier: \"gold\"",
         "unknown_accounts: `maybe` is no treatment of unknown accounts; write default-tier or forbidden",
+        "enforcement: `off` is neither on nor shadow",
+        "tiers.\"a b\".enforcement: `inherit` is neither on nor shadow",
+        "accounts.acme.enforcement: `true` is neither on nor shadow",
         "models[0].name: is required",
         "accounts.acme.blocked: `perhaps` is neither true nor false",
         "accounts.acme.tier: names no tier: \"platinum\"",

@@ -50,10 +50,14 @@ macro_rules! metrics {
 metrics! {
     DECISIONS = Counter "tidegate_decisions_total" in "decisions" by ["decision", "reason", "window", "service_tier"]:
         "Answers to CheckAndReserve, repeated ones included. Their sum is the number of decisions";
+    SHADOW_DECISIONS = Counter "tidegate_shadow_decisions_total" in "decisions" by ["decision", "reason", "window", "service_tier"]:
+        "Denials that shadow answered with ALLOW, by what enforcement would have answered. Above, they count as allow";
+    ENFORCEMENT_SHADOW = Gauge "tidegate_enforcement_shadow" in "0 or 1, tiers, accounts" by ["scope"]:
+        "Limits in shadow: 1 where the global switch says so for all, and how many tiers and accounts say so for themselves";
     DECISION_SECONDS = Histogram "tidegate_decision_seconds" in "seconds" by []:
         "Time from a parsed CheckAndReserve to its answer, without the network";
     TOKENS = Counter "tidegate_tokens_total" in "tokens" by ["window", "kind"]:
-        "Tokens admitted (charged and held by an ALLOW), settled (first stated by progress or settlement) and denied (asked for)";
+        "Tokens admitted (charged and held by an ALLOW), settled (first stated by progress or settlement), denied (asked for), and those that shadow let through (asked for)";
     RESERVATIONS = Gauge "tidegate_reservations" in "reservations" by []:
         "Live reservations";
     RESERVATIONS_ENDED = Counter "tidegate_reservations_ended_total" in "reservations" by ["how"]:

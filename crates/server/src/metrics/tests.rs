@@ -46,7 +46,7 @@ fn kinds(page: &str) -> BTreeMap<&str, &str> {
 fn the_documentation_lists_exactly_what_the_page_shows() {
     let metrics = metrics();
     metrics.on_rpc_error("/tidegate.v1.RateLimiterService/Settle", Code::InvalidArgument);
-    metrics.on_decision(ServiceTier::Standard, &allowed(false), 1e-5);
+    metrics.on_decision(ServiceTier::Standard, &allowed(false), false, 1e-5);
     let page = drawn(&metrics);
     let shown = kinds(&page);
 
@@ -91,11 +91,11 @@ fn every_label_and_bound_on_the_page_is_documented() {
 fn each_decision_counts_once() {
     let metrics = metrics();
     let all = [Window::UncachedPrompt, Window::Generated];
-    metrics.on_decision(ServiceTier::Standard, &allowed(false), 1e-5);
-    metrics.on_decision(ServiceTier::Standard, &allowed(true), 1e-5);
-    metrics.on_decision(ServiceTier::Priority, &denied(Denial::WindowFull, &all), 1e-5);
-    metrics.on_decision(ServiceTier::Standard, &denied(Denial::NeverFits, &[]), 1e-5);
-    metrics.on_decision(ServiceTier::Standard, &denied(Denial::Capacity(Bound::Reservations), &[]), 1e-5);
+    metrics.on_decision(ServiceTier::Standard, &allowed(false), false, 1e-5);
+    metrics.on_decision(ServiceTier::Standard, &allowed(true), false, 1e-5);
+    metrics.on_decision(ServiceTier::Priority, &denied(Denial::WindowFull, &all), false, 1e-5);
+    metrics.on_decision(ServiceTier::Standard, &denied(Denial::NeverFits, &[]), false, 1e-5);
+    metrics.on_decision(ServiceTier::Standard, &denied(Denial::Capacity(Bound::Reservations), &[]), false, 1e-5);
     let page = drawn(&metrics);
     let count = |row: &str| row.rsplit_once(' ').and_then(|(_, count)| count.parse::<u64>().ok()).expect("a count");
     let rows = page.lines().filter(|line| line.starts_with("tidegate_decisions_total{"));
@@ -111,6 +111,27 @@ fn each_decision_counts_once() {
         "tidegate_tokens_total{window=\"generated\",kind=\"denied\"} 6",
         "tidegate_decision_seconds_count 5",
         "tidegate_decision_seconds_bucket{le=\"0.00001\"} 5",
+    ] {
+        assert!(page.lines().any(|line| line == row), "{row}\n{page}");
+    }
+}
+
+#[test]
+fn a_denial_in_shadow_counts_as_what_was_told_and_apart_as_what_was_decided() {
+    let metrics = metrics();
+    metrics.on_decision(ServiceTier::Standard, &denied(Denial::WindowFull, &[Window::Prompt]), true, 1e-5);
+    let page = metrics.draw(&Stats::default(), &[], Now { in_shadow: (true, 2, 3), ..Now::default() });
+    for row in [
+        "tidegate_decisions_total{decision=\"allow\",reason=\"none\",window=\"none\",service_tier=\"standard\"} 1",
+        "tidegate_shadow_decisions_total{decision=\"rate_limited\",reason=\"window_full\",window=\"prompt\",\
+         service_tier=\"standard\"} 1",
+        "tidegate_tokens_total{window=\"prompt\",kind=\"shadow\"} 10",
+        "tidegate_tokens_total{window=\"prompt\",kind=\"denied\"} 0",
+        "tidegate_tokens_total{window=\"prompt\",kind=\"admitted\"} 0",
+        "tidegate_decision_seconds_count 1",
+        "tidegate_enforcement_shadow{scope=\"global\"} 1",
+        "tidegate_enforcement_shadow{scope=\"tiers\"} 2",
+        "tidegate_enforcement_shadow{scope=\"accounts\"} 3",
     ] {
         assert!(page.lines().any(|line| line == row), "{row}\n{page}");
     }
@@ -134,7 +155,7 @@ fn what_the_store_counts_is_copied() {
     let metrics = metrics();
     let stats = Stats { keys: 7, expired: 3, bound_reached: [1, 2, 3, 4], reporters_full: 9, ..Stats::default() };
     for _ in 0..2 {
-        let page = metrics.draw(&stats, &[], Now { connections: 5, calls_in_flight: 0, ready: true });
+        let page = metrics.draw(&stats, &[], Now { connections: 5, calls_in_flight: 0, ready: true, ..Now::default() });
         for row in [
             "tidegate_keys 7",
             "tidegate_reservations_ended_total{how=\"expired\"} 3",

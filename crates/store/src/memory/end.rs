@@ -6,7 +6,7 @@ use tidegate_core::reservation::Ticket;
 use tidegate_core::state::{self, KeyState, Rules};
 use tidegate_core::time::Timestamp;
 
-use super::MemoryStore;
+use super::{MemoryStore, shadow};
 use crate::{Booked, EndError, reservation_id};
 
 /// Most models whose figures are kept for the forecast; requests of others fall back on the defaults. Accounts that nobody
@@ -22,6 +22,9 @@ impl MemoryStore {
         step: impl FnOnce(&mut KeyState, &Rules<'_>, &Ticket) -> Result<T, state::EndError>,
     ) -> Result<(T, LimitKey, bool), EndError> {
         let (key, ticket) = reservation_id::decode(&self.checksum_key, id).ok_or(EndError::Forged)?;
+        if shadow::reserved_nothing(&ticket) {
+            return Err(EndError::NothingReserved);
+        }
         let fingerprint = self.of_key(key.as_ref());
         // Only this process could make the id, so a key that is not here was evicted, with all that it remembered.
         let mut entry = self.keys.get_mut(&fingerprint).ok_or(EndError::TooLate)?;

@@ -11,6 +11,7 @@ use tidegate_core::time::Timestamp;
 use tidegate_core::window::PerWindow;
 
 use super::MemoryStore;
+use super::denials::Denials;
 use crate::timers::Fingerprint;
 
 /// A key in the table.
@@ -22,6 +23,7 @@ pub(super) struct Entry {
     /// What the policy of `revision` says about the key, until `resolved.valid_until`.
     pub(super) resolved: Resolved,
     pub(super) revision: u64,
+    pub(super) denials: Denials,
     /// When the timers look at the key next.
     pub(super) due_at: Timestamp,
     /// Whether it stands in the queue of keys that may go.
@@ -131,6 +133,7 @@ impl MemoryStore {
             state: KeyState::new(now, key.phase_seconds(), &resolved.bounds, &self.defaults),
             revision: policy.revision(),
             resolved,
+            denials: Denials::default(),
             due_at: Timestamp::MAX,
             queued: false,
         }

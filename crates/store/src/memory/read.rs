@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use tidegate_core::decision::WindowStatus;
-use tidegate_core::key::KeyRef;
+use tidegate_core::key::{KeyRef, LimitKey};
+use tidegate_core::pressure::Signal;
 use tidegate_core::time::Timestamp;
-use tidegate_core::window::PerWindow;
+use tidegate_core::window::{PerWindow, Tokens};
 
 use super::MemoryStore;
 use super::entry::Entry;
@@ -66,13 +67,26 @@ impl MemoryStore {
         let mut places = first.into_sorted_vec();
         let more = places.len() > query.page_size;
         places.truncate(query.page_size);
-        let rows = places.into_iter().map(|Place { key, .. }| {
-            let fingerprint = self.of_key(key.as_ref());
-            let denied = self.keys.get(&fingerprint).map(|entry| entry.state.denied_at_ceiling(query.denied_as_of));
-            let (windows, reservations) = self.windows(now, key.as_ref());
-            KeyLimits { key, windows, reservations, denied_at_ceiling: denied.unwrap_or_default() }
-        });
+        let rows = places.into_iter().map(|Place { key, .. }| self.row(now, key, query.denied_as_of));
         ListPage { rows: rows.collect(), more }
+    }
+
+    fn row(&self, now: Timestamp, key: LimitKey, denied_as_of: Timestamp) -> KeyLimits {
+        let (windows, reservations) = self.windows(now, key.as_ref());
+        let (denied_at_ceiling, denied_requests, enforcement) = match self.keys.get(&self.of_key(key.as_ref())) {
+            Some(entry) => {
+                (entry.state.denied_at_ceiling(denied_as_of), entry.denials.minute(now), entry.resolved.enforcement)
+            }
+            // It has just left the table.
+            None => (Tokens::default(), 0, self.policy.load().resolve(key.as_ref(), now).enforcement),
+        };
+        let readings = self.pressure(now, self.of_model(key.as_ref()));
+        let pressure = readings.iter().filter_map(|(_, reading)| match reading.signal() {
+            Signal::Live(permille) => Some(permille),
+            Signal::Off | Signal::Stale => None,
+        });
+        let pressure_permille = pressure.max();
+        KeyLimits { key, windows, reservations, denied_at_ceiling, denied_requests, enforcement, pressure_permille }
     }
 }
 

@@ -5,20 +5,24 @@ use std::sync::atomic::Ordering;
 use dashmap::mapref::entry::Entry as Slot;
 use tidegate_core::ask::Request;
 use tidegate_core::decision::{Answer, Bound, Denial, ServiceTier};
+use tidegate_core::policy::Enforcement;
 use tidegate_core::reservation::{Number, Ticket};
 use tidegate_core::state::{self, Reserve};
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::WINDOW;
 
-use super::MemoryStore;
 use super::entry::Entry;
+use super::{MemoryStore, shadow};
 use crate::timers::Fingerprint;
 use crate::{ReserveError, Reserved, reservation_id};
+
+/// An answer, and what a denial does that it may be.
+type Decided = Result<(Answer, Enforcement), ReserveError>;
 
 impl MemoryStore {
     pub(super) fn reserve(&self, now: Timestamp, request: &Request<'_>) -> Result<Reserved, ReserveError> {
         let fingerprint = self.of_key(request.key);
-        let answer = match self.keys.get_mut(&fingerprint) {
+        let (answer, enforcement) = match self.keys.get_mut(&fingerprint) {
             Some(mut entry) => self.decide(now, fingerprint, &mut entry, request),
             None => self.reserve_at_new_key(now, fingerprint, request),
         }?;
@@ -26,6 +30,10 @@ impl MemoryStore {
             && let Denial::Capacity(bound) = denied.denial
         {
             self.bound_reached[bound as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        if shadow::is_shadowed(&answer, enforcement) {
+            let reservation_id = Some(self.shadow_id(now, request));
+            return Ok(Reserved { answer, reservation_id, shadow: true });
         }
         let reservation_id = answer.outcome.ok().map(|allowed| {
             let ticket = Ticket {
@@ -36,27 +44,22 @@ impl MemoryStore {
             };
             reservation_id::encode(&self.checksum_key, request.key, &ticket)
         });
-        Ok(Reserved { answer, reservation_id })
+        Ok(Reserved { answer, reservation_id, shadow: false })
     }
 
     /// Only an ALLOW makes a key.
-    fn reserve_at_new_key(
-        &self,
-        now: Timestamp,
-        fingerprint: Fingerprint,
-        request: &Request<'_>,
-    ) -> Result<Answer, ReserveError> {
+    fn reserve_at_new_key(&self, now: Timestamp, fingerprint: Fingerprint, request: &Request<'_>) -> Decided {
         let mut fresh = self.fresh(now, request.key);
-        let configured = fresh.resolved.configured;
+        let (configured, enforcement) = (fresh.resolved.configured, fresh.resolved.enforcement);
         // First without a place, which only an ALLOW needs: what is denied for another reason must evict nobody.
         let answer = self.probe(now, &mut fresh, request)?;
         if answer.outcome.is_err_and(|denied| denied.denial != Denial::Capacity(Bound::Keys)) {
-            return Ok(answer);
+            return Ok((answer, enforcement));
         }
         // Before the slot is locked: making room locks other slots.
         if let Err(bound) = self.make_room(now, configured) {
             let rules = self.rules(&fresh.resolved, &self.defaults, self.pressure(now, fresh.model));
-            return Ok(fresh.state.refuse(&rules, request, bound));
+            return Ok((fresh.state.refuse(&rules, request, bound), enforcement));
         }
         match self.keys.entry(fingerprint) {
             Slot::Occupied(mut entry) => {
@@ -64,7 +67,7 @@ impl MemoryStore {
                 self.decide(now, fingerprint, entry.get_mut(), request)
             }
             Slot::Vacant(slot) => {
-                let answer = self.decide(now, fingerprint, &mut fresh, request)?;
+                let (answer, enforcement) = self.decide(now, fingerprint, &mut fresh, request)?;
                 if answer.outcome.is_ok() {
                     // The first look at whether the key is idle; each look sets the next.
                     fresh.due_at = fresh.due_at.min(now.after(WINDOW));
@@ -74,7 +77,7 @@ impl MemoryStore {
                 } else {
                     self.room.give_back(configured);
                 }
-                Ok(answer)
+                Ok((answer, enforcement))
             }
         }
     }
@@ -90,19 +93,15 @@ impl MemoryStore {
         answer.map_err(|state::RequestIdTaken| ReserveError::RequestIdTaken)
     }
 
-    fn decide(
-        &self,
-        now: Timestamp,
-        fingerprint: Fingerprint,
-        entry: &mut Entry,
-        request: &Request<'_>,
-    ) -> Result<Answer, ReserveError> {
+    fn decide(&self, now: Timestamp, fingerprint: Fingerprint, entry: &mut Entry, request: &Request<'_>) -> Decided {
         self.refresh(now, entry);
+        let enforcement = entry.resolved.enforcement;
         if let Some(denial) = entry.resolved.refused {
-            return Ok(self.call(now, fingerprint, entry, |state, rules| {
+            let answer = self.call(now, fingerprint, entry, |state, rules| {
                 state.advance(now, rules);
                 state.forbid(rules, request, denial)
-            }));
+            });
+            return Ok((answer, enforcement));
         }
         let reserve = Reserve {
             request,
@@ -112,11 +111,14 @@ impl MemoryStore {
         let answer =
             self.call(now, fingerprint, entry, |state, rules| state.reserve(now, rules, &reserve, || self.draw()));
         let answer = answer.map_err(|state::RequestIdTaken| ReserveError::RequestIdTaken)?;
+        if answer.outcome.is_err_and(|denied| denied.denial.is_by_limit()) {
+            entry.denials.add(now);
+        }
         if request.service_tier == ServiceTier::Standard {
             let used = answer.windows.map(|status| status.used_tokens);
             self.on_standard_decision(now, entry.model, used, &entry.resolved.bounds);
         }
-        Ok(answer)
+        Ok((answer, enforcement))
     }
 
     /// Draws a reservation's number, unless too many are live. The live ones are counted by [`MemoryStore::call`]; threads

@@ -11,6 +11,7 @@ use super::*;
 use crate::Place;
 
 mod pressure;
+mod shadow;
 
 const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tidegate_core::effect::Effect;
-use tidegate_core::policy::{Policy, PolicyWrite, WriteError, WriteResult};
+use tidegate_core::policy::{Policy, PolicyWrite, WriteError, WriteResult, Written};
 use tidegate_core::time::Timestamp;
 
 use super::MemoryStore;
@@ -68,6 +68,10 @@ impl MemoryStore {
     }
 
     fn concerned(&self, result: &WriteResult) -> Vec<Fingerprint> {
+        if matches!(result.written, Some(Written::Enforcement(_))) {
+            // It changes no limit, and it is for emergencies: it does not wait for a walk over a million keys.
+            return Vec::new();
+        }
         let concerns = [&result.before, &result.written];
         let keys = self.keys.iter().filter(|entry| {
             let key = entry.key.as_ref();

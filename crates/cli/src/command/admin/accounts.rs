@@ -4,12 +4,14 @@ use serde_json::{Value, json};
 use tidegate_proto::v1::{
     Account, CreateAccountRequest, DeleteAccountRequest, GetAccountRequest, ListAccountsRequest, UpdateAccountRequest,
 };
-use tonic::Response;
+use tonic::{Code, Response};
 
 use super::Session;
+use super::enforcement::OwnEnforcement;
 use super::listing::{Listing, PAGE_SIZE};
 use super::write::{WriteFlags, Written, mask};
 use crate::failure::Failure;
+use crate::words;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +19,9 @@ Examples:
   tidegate admin accounts show acme
   tidegate admin accounts create acme --tier tier-2
   tidegate admin accounts update acme --tier enterprise --reason \"signed\"
-  tidegate admin accounts update acme --blocked true --reason abuse
+  tidegate admin accounts update acme --enforcement shadow --reason \"new limits, on trial\"
+  tidegate admin accounts block acme --reason abuse
+  tidegate admin accounts unblock acme
   tidegate admin accounts delete acme";
 
 /// Accounts: their tier, and whether they are refused
@@ -59,6 +63,22 @@ pub(super) enum AccountsCommand {
         #[command(flatten)]
         fields: AccountFields,
     },
+    /// Refuse every request of an account, in shadow too; creates it where it is not configured
+    #[command(after_help = EXAMPLES)]
+    Block {
+        /// The account
+        name: String,
+        #[command(flatten)]
+        write: WriteFlags,
+    },
+    /// Let a blocked account ask again
+    #[command(after_help = EXAMPLES)]
+    Unblock {
+        /// The account
+        name: String,
+        #[command(flatten)]
+        write: WriteFlags,
+    },
     /// Delete an account; afterwards it is an unknown one
     #[command(after_help = EXAMPLES)]
     Delete {
@@ -77,15 +97,19 @@ pub(super) struct AccountFields {
     /// Refuse every request of it
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     blocked: Option<bool>,
+    /// Enforce its limits, or decide and count alone
+    #[arg(long, value_name = "on|shadow|inherit", hide_possible_values = true)]
+    enforcement: Option<OwnEnforcement>,
     #[command(flatten)]
     write: WriteFlags,
 }
 
 const LISTING: Listing<Account> = Listing {
-    columns: &["ACCOUNT", "TIER", "BLOCKED", "#REVISION"],
+    columns: &["ACCOUNT", "TIER", "BLOCKED", "ENFORCEMENT", "#REVISION"],
     cells: |account| {
         let blocked = if account.blocked { "yes" } else { "no" };
-        vec![account.name.clone(), account.tier.clone(), blocked.to_owned(), account.revision.to_string()]
+        let (enforcement, revision) = (words::enforcement(account.enforcement), account.revision.to_string());
+        vec![account.name.clone(), account.tier.clone(), blocked.to_owned(), enforcement, revision]
     },
     json: to_json,
 };
@@ -106,35 +130,28 @@ pub(super) async fn run(mut session: Session, command: AccountsCommand) -> Resul
             let answer = answer.map(Response::into_inner).map_err(session.explain("GetAccount"))?;
             LISTING.print_one(&session, &answer.account.unwrap_or_default())
         }
-        AccountsCommand::Create { name, fields } => {
-            let request = CreateAccountRequest { account: Some(fields.account(name)), options: fields.write.to_wire() };
-            let answer = session.client.create_account(request).await;
-            let answer = answer.map(Response::into_inner).map_err(session.explain("CreateAccount"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: fields.write.dry_run,
-            };
-            written.print(&session, &LISTING, answer.account.as_ref())
-        }
+        AccountsCommand::Create { name, fields } => create(session, fields.account(name), &fields.write).await,
         AccountsCommand::Update { name, fields } => {
             let mut paths = Vec::new();
             paths.extend(fields.tier.is_some().then(|| "tier".to_owned()));
             paths.extend(fields.blocked.is_some().then(|| "blocked".to_owned()));
-            let (options, update_mask) = (fields.write.to_wire(), mask(paths)?);
-            let request = UpdateAccountRequest { account: Some(fields.account(name)), update_mask, options };
-            let answer = session.client.update_account(request).await;
-            let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateAccount"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: fields.write.dry_run,
-            };
-            written.print(&session, &LISTING, answer.account.as_ref())
+            paths.extend(fields.enforcement.is_some().then(|| "enforcement".to_owned()));
+            update(session, fields.account(name), paths, &fields.write).await
+        }
+        AccountsCommand::Block { name, write } => {
+            let account = Account { name, blocked: true, ..Account::default() };
+            let known = session.client.get_account(GetAccountRequest { name: account.name.clone() }).await;
+            match known {
+                Err(status) if status.code() == Code::NotFound => create(session, account, &write).await,
+                known => {
+                    known.map_err(session.explain("GetAccount"))?;
+                    update(session, account, vec!["blocked".to_owned()], &write).await
+                }
+            }
+        }
+        AccountsCommand::Unblock { name, write } => {
+            let account = Account { name, ..Account::default() };
+            update(session, account, vec!["blocked".to_owned()], &write).await
         }
         AccountsCommand::Delete { name, write } => {
             let request = DeleteAccountRequest { name, options: write.to_wire() };
@@ -152,10 +169,40 @@ pub(super) async fn run(mut session: Session, command: AccountsCommand) -> Resul
     }
 }
 
+async fn create(mut session: Session, account: Account, write: &WriteFlags) -> Result<(), Failure> {
+    let request = CreateAccountRequest { account: Some(account), options: write.to_wire() };
+    let answer = session.client.create_account(request).await;
+    let answer = answer.map(Response::into_inner).map_err(session.explain("CreateAccount"))?;
+    let written = Written {
+        changes: answer.changes,
+        effect: answer.effect,
+        persisted: answer.persisted,
+        warnings: answer.warnings,
+        dry_run: write.dry_run,
+    };
+    written.print(&session, &LISTING, answer.account.as_ref())
+}
+
+async fn update(mut session: Session, account: Account, paths: Vec<String>, write: &WriteFlags) -> Result<(), Failure> {
+    let (options, update_mask) = (write.to_wire(), mask(paths)?);
+    let request = UpdateAccountRequest { account: Some(account), update_mask, options };
+    let answer = session.client.update_account(request).await;
+    let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateAccount"))?;
+    let written = Written {
+        changes: answer.changes,
+        effect: answer.effect,
+        persisted: answer.persisted,
+        warnings: answer.warnings,
+        dry_run: write.dry_run,
+    };
+    written.print(&session, &LISTING, answer.account.as_ref())
+}
+
 impl AccountFields {
     fn account(&self, name: String) -> Account {
         let (tier, blocked) = (self.tier.clone().unwrap_or_default(), self.blocked.unwrap_or_default());
-        Account { name, tier, blocked, revision: 0 }
+        let enforcement = self.enforcement.map_or(0, |own| own.to_wire().into());
+        Account { name, tier, blocked, enforcement, revision: 0 }
     }
 }
 
@@ -164,6 +211,7 @@ fn to_json(account: &Account) -> Value {
         "name": account.name,
         "tier": account.tier,
         "blocked": account.blocked,
+        "enforcement": words::enforcement(account.enforcement),
         "revision": account.revision,
     })
 }

@@ -167,8 +167,9 @@ fn show(session: &Session, limits: &KeyLimits) -> Result<(), Failure> {
         format!("{} moves between {floor} and {ceiling} TPM\n", words::window(status.window))
     });
     print(&format!(
-        "tier {}, {} live reservations\n\n{}\n{}",
+        "tier {}, enforcement {}, {} live reservations\n\n{}\n{}",
         printable(&limits.tier),
+        words::enforcement(limits.enforcement),
         grouped(limits.live_reservations),
         words::window_table(&limits.windows),
         bounds.collect::<String>()
@@ -183,5 +184,8 @@ fn to_json(limits: &KeyLimits) -> Value {
         "windows": limits.windows.iter().map(words::window_json).collect::<Vec<_>>(),
         "live_reservations": limits.live_reservations,
         "denied_at_ceiling": limits.denied_at_ceiling.as_ref().map(words::tokens_json),
+        "denied_requests": limits.denied_requests,
+        "enforcement": words::enforcement(limits.enforcement),
+        "pressure_permille": limits.pressure_permille,
     })
 }

@@ -9,10 +9,12 @@ use tonic::Response;
 
 use super::Session;
 use super::bounds::{self, BoundFlags};
+use super::enforcement::OwnEnforcement;
 use super::listing::{Listing, PAGE_SIZE};
 use super::write::{WriteFlags, Written, mask};
 use crate::failure::Failure;
 use crate::output::{Rows, print};
+use crate::words;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +22,7 @@ Examples:
   tidegate admin tiers show enterprise
   tidegate admin tiers create gold --prompt-floor 3.6M --prompt-ceiling 64.8M --law-profile published
   tidegate admin tiers update gold --generated-ceiling 900k --prompt-ceiling inherit
+  tidegate admin tiers update gold --enforcement shadow --reason \"new limits, on trial\"
   tidegate admin tiers set-model gold --model large --variant turbo --generated-ceiling 216k
   tidegate admin tiers clear-model gold --model large --variant turbo
   tidegate admin tiers delete gold --reason \"nobody has it\"";
@@ -96,6 +99,9 @@ pub(super) struct TierFields {
     /// How limits move: default, published or static; "" as the configuration says
     #[arg(long, value_name = "PROFILE")]
     law_profile: Option<String>,
+    /// Enforce its accounts' limits, or decide and count alone
+    #[arg(long, value_name = "on|shadow|inherit", hide_possible_values = true)]
+    enforcement: Option<OwnEnforcement>,
     #[command(flatten)]
     bounds: BoundFlags,
     #[command(flatten)]
@@ -113,11 +119,21 @@ pub(super) struct ModelPlace {
 }
 
 const LISTING: Listing<Tier> = Listing {
-    columns: &["TIER", bounds::COLUMNS[0], bounds::COLUMNS[1], bounds::COLUMNS[2], "PROFILE", "#MODELS", "#REVISION"],
+    columns: &[
+        "TIER",
+        bounds::COLUMNS[0],
+        bounds::COLUMNS[1],
+        bounds::COLUMNS[2],
+        "PROFILE",
+        "ENFORCEMENT",
+        "#MODELS",
+        "#REVISION",
+    ],
     cells: |tier| {
         let [prompt, uncached, generated] = bounds::cells(tier.bounds.as_ref());
         let (models, revision) = (tier.models.len().to_string(), tier.revision.to_string());
-        vec![tier.name.clone(), prompt, uncached, generated, tier.law_profile.clone(), models, revision]
+        let (profile, enforcement) = (tier.law_profile.clone(), words::enforcement(tier.enforcement));
+        vec![tier.name.clone(), prompt, uncached, generated, profile, enforcement, models, revision]
     },
     json: to_json,
 };
@@ -158,6 +174,7 @@ pub(super) async fn run(mut session: Session, command: TiersCommand) -> Result<(
         TiersCommand::Update { name, fields } => {
             let mut paths = fields.bounds.mask_paths();
             paths.extend(fields.law_profile.is_some().then(|| "law_profile".to_owned()));
+            paths.extend(fields.enforcement.is_some().then(|| "enforcement".to_owned()));
             let (options, update_mask) = (fields.write.to_wire(), mask(paths)?);
             update(&mut session, UpdateTierRequest { tier: Some(fields.tier(name)), update_mask, options }).await
         }
@@ -239,7 +256,8 @@ async fn get(session: &mut Session, name: String) -> Result<Tier, Failure> {
 impl TierFields {
     fn tier(&self, name: String) -> Tier {
         let law_profile = self.law_profile.clone().unwrap_or_default();
-        Tier { name, bounds: Some(self.bounds.to_wire()), law_profile, ..Tier::default() }
+        let enforcement = self.enforcement.map_or(0, |own| own.to_wire().into());
+        Tier { name, bounds: Some(self.bounds.to_wire()), law_profile, enforcement, ..Tier::default() }
     }
 }
 
@@ -261,6 +279,7 @@ fn to_json(tier: &Tier) -> Value {
         "bounds": bounds::json(tier.bounds.as_ref()),
         "models": models.collect::<Vec<_>>(),
         "law_profile": tier.law_profile,
+        "enforcement": words::enforcement(tier.enforcement),
         "revision": tier.revision,
     })
 }

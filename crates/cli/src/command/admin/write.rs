@@ -127,7 +127,7 @@ impl Written {
 
     /// The effect in a sentence; of a dry run, the largest changes as a table as well.
     pub(super) fn print_effect(&self) -> Result<(), Failure> {
-        let effect = self.effect.unwrap_or_default();
+        let Some(effect) = self.effect else { return Ok(()) };
         if self.dry_run && !self.changes.is_empty() {
             let columns = ["ACCOUNT", "MODEL", "VARIANT", "WINDOW", "#LIMIT TPM", "#FLOOR TPM", "#CEILING TPM"];
             let mut rows = Rows::new(&columns);

@@ -20,6 +20,8 @@ const FILTER_CHARS: usize = 64;
 pub(super) enum News {
     /// A watch has begun: all keys follow.
     Connected,
+    /// Whether the global switch is in shadow.
+    Shadow(bool),
     /// Keys that changed.
     Limits(Vec<KeyLimits>),
     /// The watch broke off, and why; it is tried again.
@@ -46,13 +48,19 @@ pub(super) enum Sort {
     Headroom,
     /// The highest place of a limit between floor and ceiling.
     Position,
+    /// Requests denied in the trailing minute.
+    Denied,
+    /// How busy its deployment is.
+    Pressure,
     Live,
 }
 
 impl Sort {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Use,
         Self::Headroom,
+        Self::Denied,
+        Self::Pressure,
         Self::Account,
         Self::Model,
         Self::Tier,
@@ -75,6 +83,8 @@ impl Sort {
             Self::Window(Window::UncachedPrompt) => "uncached",
             Self::Window(_) => "generated",
             Self::Position => "floor..ceiling",
+            Self::Denied => "denied",
+            Self::Pressure => "pressure",
             Self::Live => "live",
         }
     }
@@ -103,6 +113,8 @@ impl Sort {
             Self::Tier => a.tier.cmp(&b.tier),
             Self::Window(window) => share(a, window).cmp(&share(b, window)),
             Self::Position => highest(a).cmp(&highest(b)),
+            Self::Denied => a.denied_requests.cmp(&b.denied_requests),
+            Self::Pressure => a.pressure_permille.cmp(&b.pressure_permille),
             Self::Live => a.live_reservations.cmp(&b.live_reservations),
         }
     }
@@ -127,6 +139,8 @@ pub(super) struct App {
     selected: Option<Name>,
     /// Why the server is not heard; `None` while it is.
     lost: Option<String>,
+    /// Whether the global switch is in shadow.
+    shadow: bool,
     /// Counts connections.
     connection: u64,
     connected_for: u64,
@@ -146,6 +160,9 @@ pub(super) struct View<'a> {
     pub(super) keys: usize,
     pub(super) at_ceiling: usize,
     pub(super) live: u64,
+    /// Requests denied in the trailing minute by the keys that match, in shadow too.
+    pub(super) denied: u64,
+    pub(super) shadow: bool,
     pub(super) sort: Sort,
     pub(super) descending: bool,
     pub(super) filter: &'a str,
@@ -168,6 +185,7 @@ impl App {
             typing: false,
             selected: None,
             lost: None,
+            shadow: false,
             connection: 0,
             connected_for: 0,
             seconds: 0,
@@ -183,6 +201,7 @@ impl App {
                 self.connected_for = 0;
             }
             News::Lost(why) => self.lost = Some(why),
+            News::Shadow(shadow) => self.shadow = shadow,
             News::Limits(limits) if self.paused => {
                 self.waiting.extend(limits.into_iter().map(|limits| (tracked::name(&limits), limits)));
             }
@@ -253,6 +272,8 @@ impl App {
             matching: matching.len(),
             keys: self.keys.len(),
             at_ceiling: matching.iter().filter(|key| tracked::at_ceiling(&key.limits)).count(),
+            denied: matching.iter().map(|key| key.limits.denied_requests).fold(0, u64::saturating_add),
+            shadow: self.shadow,
             live: matching.iter().map(|key| key.limits.live_reservations).sum(),
             sort: self.sort,
             descending: self.descending,

@@ -1,12 +1,12 @@
-//! The state on a screen of any size. From 80 columns up each width shows what fits: variant, tier, floor..ceiling, course
-//! and longer bars come in that order; from 30 lines up there is a pane with the windows of the selected key.
+//! The state on a screen of any size. From 80 columns up each width shows what fits: live reservations, variant, tier,
+//! floor..ceiling, course and longer bars come in that order; from 30 lines up there is a pane with the windows of the selected key.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Row, Table};
-use tidegate_proto::v1::{Window, WindowStatus};
+use tidegate_proto::v1::{Enforcement, KeyLimits, Window, WindowStatus};
 
 use super::app::{App, Sort, View};
 use super::tracked::{self, COURSE_POINTS, Tracked};
@@ -22,6 +22,9 @@ const SHORTEST_BAR: u16 = 4;
 const LONGEST_BAR: u16 = 16;
 const POSITION: u16 = 12;
 const COURSE: u16 = 20;
+const DENIED: u16 = 7;
+const PRESSURE: u16 = 6;
+const LIVE: u16 = 5;
 
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
@@ -52,6 +55,10 @@ fn title_line<'a>(view: &View<'a>) -> Line<'a> {
         None => "connected".green(),
         Some(why) => Span::from(format!("NOT CONNECTED: {}; trying again", printable(why))).red().bold(),
     });
+    if view.shadow {
+        line.push_span("  ");
+        line.push_span(" ENFORCEMENT SHADOW ".red().bold().reversed());
+    }
     if view.paused {
         line.push_span("  PAUSED".yellow().bold());
     }
@@ -67,9 +74,10 @@ fn status_line<'a>(view: &View<'a>) -> Line<'a> {
     };
     let order = if view.descending { "▾" } else { "▴" };
     let text = format!(
-        "{shown}, {} at ceiling, {} live; by {} {order}",
+        "{shown}, {} at ceiling, {} live, {} denied/min; by {} {order}",
         grouped(view.at_ceiling as u64),
         grouped(view.live),
+        grouped(view.denied),
         view.sort.name()
     );
     let mut line = Line::from(text);
@@ -93,6 +101,7 @@ fn help_line<'a>(view: &View<'_>) -> Line<'a> {
 
 /// Which columns a width has room for, and how long bars are.
 struct Columns {
+    live: bool,
     variant: bool,
     tier: bool,
     position: bool,
@@ -102,17 +111,17 @@ struct Columns {
 
 impl Columns {
     fn of(width: u16) -> Self {
-        // What the columns that are always there take with the shortest bars: two names, three windows, live.
+        // What the columns that are always there take with the shortest bars: two names, three windows, denials, pressure.
         let mut left = width.saturating_sub(80);
         let mut room = |columns: u16| {
             let fits = left >= columns;
             left = if fits { left - columns } else { 0 };
             fits
         };
-        let (variant, tier) = (room(9), room(12));
+        let (live, variant, tier) = (room(6), room(9), room(12));
         let (position, course) = (room(POSITION + 1), room(COURSE + 1));
         // Half of the rest is for names.
-        Self { variant, tier, position, course, bar: (SHORTEST_BAR + left / 6).min(LONGEST_BAR) }
+        Self { live, variant, tier, position, course, bar: (SHORTEST_BAR + left / 6).min(LONGEST_BAR) }
     }
 }
 
@@ -134,8 +143,14 @@ fn draw_table(frame: &mut Frame<'_>, view: &View<'_>, area: Rect) {
     }
     column(columns.position, head(view, "FLOOR..CEIL", Sort::Position), Constraint::Length(POSITION));
     column(columns.course, Cell::from("LIMIT, 10 MIN"), Constraint::Length(COURSE));
-    let live = if view.sort == Sort::Live { "LIVE" } else { " LIVE" };
-    column(true, head(view, live, Sort::Live), Constraint::Length(5));
+    let mut numbers = |wanted: bool, sort: Sort, name: &'static str, width: u16| {
+        // The arrow takes the place of the space before the name.
+        let name = if view.sort == sort { name } else { &format!(" {name}") };
+        column(wanted, head(view, name, sort), Constraint::Length(width));
+    };
+    numbers(true, Sort::Denied, "DENIED", DENIED);
+    numbers(true, Sort::Pressure, "PRESS", PRESSURE);
+    numbers(columns.live, Sort::Live, "LIVE", LIVE);
     let rows = view.rows.iter().enumerate().map(|(index, key)| {
         let row = Row::new(cells(key, &columns));
         if view.selected == Some(index) { row.style(Style::new().reversed()) } else { row }
@@ -181,16 +196,37 @@ fn cells(key: &Tracked, columns: &Columns) -> Vec<Cell<'static>> {
         let window = fullest.map_or(Window::Generated, WindowStatus::window);
         cells.push(course(key, window, COURSE.into()).into());
     }
-    let live = format!("{:>5}", short(key.limits.live_reservations));
-    cells.push(live.into());
+    cells.push(denied(&key.limits).into());
+    let pressure = key.limits.pressure_permille.map(|permille| format!("{}%", permille / 10)).unwrap_or_default();
+    cells.push(format!("{pressure:>width$}", width = usize::from(PRESSURE)).into());
+    if columns.live {
+        let live = short(key.limits.live_reservations);
+        cells.push(format!("{live:>width$}", width = usize::from(LIVE)).into());
+    }
     cells
+}
+
+/// Requests denied in the trailing minute; `~` where they were let through in shadow.
+fn denied(limits: &KeyLimits) -> Span<'static> {
+    let shadow = limits.enforcement() == Enforcement::Shadow;
+    let text = format!("{}{}", if shadow { "~" } else { "" }, short(limits.denied_requests));
+    let span = Span::from(format!("{text:>width$}", width = usize::from(DENIED)));
+    match (shadow, limits.denied_requests) {
+        (true, _) => span.yellow(),
+        (false, 0) => span,
+        (false, _) => span.red(),
+    }
 }
 
 fn used(status: &WindowStatus, bar_cells: u16) -> Line<'static> {
     let amounts = format!("{}/{}", short(status.used_tokens), short(status.effective_limit_tpm));
     let amounts = format!(" {amounts:>width$}", width = usize::from(AMOUNTS));
     let squeezed = status.effective_limit_tpm < status.limit_tpm;
-    let amounts = if squeezed { Span::from(amounts).yellow() } else { amounts.into() };
+    let amounts = match (squeezed, tracked::position(status)) {
+        (true, _) => Span::from(amounts).yellow(),
+        (false, Some(1_000)) => Span::from(amounts).magenta(),
+        (false, _) => amounts.into(),
+    };
     let mut spans = bar(status, bar_cells);
     spans.push(amounts);
     Line::from(spans)
@@ -251,9 +287,11 @@ fn draw_pane(frame: &mut Frame<'_>, key: &Tracked, area: Rect) {
     let (account, model, variant) = tracked::name(&key.limits);
     let names = [account, model, variant].map(|name| printable(&name));
     let title = format!(
-        " {}  tier {}, {} live ",
+        " {}  tier {}, enforcement {}, {} denied a minute, {} live ",
         names.join(" ").trim_end(),
         printable(&key.limits.tier),
+        words::enforcement(key.limits.enforcement),
+        grouped(key.limits.denied_requests),
         grouped(key.limits.live_reservations)
     );
     let mut columns = vec![("WINDOW", 15), ("LIMIT TPM", 13), ("USED", 13), ("HELD", 11), ("LEFT", 13)];

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tidegate_proto::v1::WatchLimitsRequest;
 use tidegate_proto::v1::admin_service_client::AdminServiceClient;
+use tidegate_proto::v1::{Enforcement, WatchLimitsRequest};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::sleep;
 use tonic::transport::Channel;
@@ -89,7 +89,10 @@ async fn follow(mut answers: Answers, sender: &Sender<News>) -> Option<String> {
     sender.send(News::Connected).await.ok()?;
     loop {
         match answers.message().await {
-            Ok(Some(answer)) => sender.send(News::Limits(answer.limits)).await.ok()?,
+            Ok(Some(answer)) => {
+                sender.send(News::Shadow(answer.enforcement() == Enforcement::Shadow)).await.ok()?;
+                sender.send(News::Limits(answer.limits)).await.ok()?;
+            }
             Ok(None) => return Some("the server stopped".to_owned()),
             Err(status) => return Some(reason(&status)),
         }

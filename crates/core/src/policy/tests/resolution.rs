@@ -61,6 +61,7 @@ impl World {
             boosts: crate::law::Boosts::default(),
             configured: account.is_some(),
             refused: account.filter(|account| account.blocked).map(|_| Denial::AccountBlocked),
+            enforcement: account.and_then(|account| account.enforcement).or(tier.enforcement).unwrap_or_default(),
             floor_won: PerWindow::from_fn(|window| floor[window] > ceiling[window]),
             valid_until: overrides
                 .iter()

@@ -7,7 +7,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use tidegate_core::policy::Written;
 use tidegate_core::time::Timestamp;
 
-use super::{Entry, wire_boost};
+use super::{Entry, wire_boost, wire_switch};
 use crate::convert::{InvalidField, time};
 use crate::v1;
 
@@ -46,6 +46,7 @@ pub fn written_json(entry: &Written) -> String {
         Written::Account(account) => object_json("Account", &account.to_wire()),
         Written::Model(model) => object_json("Model", &model.to_wire()),
         Written::Override(entry) => object_json("Override", &entry.to_wire()),
+        Written::Enforcement(switch) => object_json("EnforcementSwitch", &wire_switch(switch)),
         Written::Boost(boost) => object_json("BoostedScope", &wire_boost(&boost)),
     }
 }

@@ -8,6 +8,7 @@ use tidegate_core::policy::{
     Account, Kind, Model, ModelBounds, Override, PartialBounds, Policy, Scope, Tier, WindowBounds, Written,
 };
 
+use super::enforcement::{said, wire_enforcement};
 use super::{Entry, Id};
 use crate::convert::{InvalidField, time};
 use crate::v1;
@@ -15,7 +16,7 @@ use crate::v1;
 impl Entry for Tier {
     type Wire = v1::Tier;
     const KIND: Kind = Kind::Tier;
-    const FIELDS: &'static [&'static str] = &["bounds", "models", "law_profile"];
+    const FIELDS: &'static [&'static str] = &["bounds", "models", "law_profile", "enforcement"];
 
     fn id(&self) -> Id<'_> {
         Id { name: &self.name, variant: "" }
@@ -53,6 +54,7 @@ impl Entry for Tier {
                 self.models = wire.models.iter().map(bounds_of).collect();
             }
             "law_profile" => self.law_profile = reference("tier.law_profile", &wire.law_profile)?,
+            "enforcement" => self.enforcement = said("tier.enforcement", wire.enforcement)?,
             _ => return Ok(set_bounds(&mut self.bounds, path, wire.bounds.as_ref())),
         }
         Ok(true)
@@ -69,6 +71,7 @@ impl Entry for Tier {
             bounds: wire_window_bounds(&self.bounds),
             models: self.models.iter().map(bounds_of).collect(),
             law_profile: self.law_profile.clone(),
+            enforcement: wire_enforcement(self.enforcement).into(),
             revision: self.revision,
         }
     }
@@ -85,7 +88,7 @@ impl Entry for Tier {
 impl Entry for Account {
     type Wire = v1::Account;
     const KIND: Kind = Kind::Account;
-    const FIELDS: &'static [&'static str] = &["tier", "blocked"];
+    const FIELDS: &'static [&'static str] = &["tier", "blocked", "enforcement"];
 
     fn id(&self) -> Id<'_> {
         Id { name: &self.name, variant: "" }
@@ -116,14 +119,15 @@ impl Entry for Account {
         match path {
             "tier" => self.tier = reference("account.tier", &wire.tier)?,
             "blocked" => self.blocked = wire.blocked,
+            "enforcement" => self.enforcement = said("account.enforcement", wire.enforcement)?,
             _ => return Ok(false),
         }
         Ok(true)
     }
 
     fn to_wire(&self) -> v1::Account {
-        let Self { name, tier, blocked, revision } = self.clone();
-        v1::Account { name, tier, blocked, revision }
+        let Self { name, tier, blocked, enforcement, revision } = self.clone();
+        v1::Account { name, tier, blocked, enforcement: wire_enforcement(enforcement).into(), revision }
     }
 
     fn into_written(self) -> Written {

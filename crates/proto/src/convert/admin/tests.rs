@@ -26,6 +26,7 @@ fn wire_tier() -> v1::Tier {
         }),
         models: vec![v1::ModelBounds { model: "m".into(), variant: "turbo".into(), bounds: prompt(bounds(1, None)) }],
         law_profile: "published".into(),
+        enforcement: v1::Enforcement::Shadow.into(),
         revision: 0,
     }
 }
@@ -53,7 +54,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, InvalidField>, field: &str) {
 fn what_was_created_reads_back_the_same() {
     assert_eq!(gold().to_wire(), wire_tier());
     assert_eq!(gold().bounds.generated, PartialBounds { floor_tpm: None, ceiling_tpm: Some(7) });
-    let account = v1::Account { name: "acme".into(), tier: "gold".into(), blocked: true, revision: 0 };
+    let account = v1::Account { name: "acme".into(), tier: "gold".into(), blocked: true, enforcement: 1, revision: 0 };
     assert_eq!(create::<Account>(Some(&account)).expect("well formed").to_wire(), account);
     let model = v1::Model {
         name: "m".into(),
@@ -66,6 +67,19 @@ fn what_was_created_reads_back_the_same() {
     let entry: Override = create(Some(&wire_override())).expect("well formed");
     assert_eq!(entry.expires_at, Some(Timestamp::from_micros(2_000_000_000_000_005)));
     assert_eq!(entry.to_wire(), wire_override());
+}
+
+#[test]
+fn enforcement_is_on_or_shadow_and_only_tiers_and_accounts_inherit() {
+    refused(create::<Tier>(Some(&v1::Tier { enforcement: 3, ..wire_tier() })), "tier.enforcement");
+    refused(create::<Account>(Some(&v1::Account { enforcement: -1, ..Default::default() })), "account.enforcement");
+    let inherits = v1::Tier { enforcement: 0, ..wire_tier() };
+    assert_eq!(create::<Tier>(Some(&inherits)).expect("well formed").enforcement, None);
+    for enforcement in [0, 3] {
+        refused(turned_switch(&v1::UpdateEnforcementRequest { enforcement, options: None }), "enforcement");
+    }
+    let turned = turned_switch(&v1::UpdateEnforcementRequest { enforcement: 2, options: None });
+    assert_eq!(turned.map(|switch| switch.enforcement), Ok(tidegate_core::policy::Enforcement::Shadow));
 }
 
 #[test]

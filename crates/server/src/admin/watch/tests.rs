@@ -2,7 +2,7 @@ use tidegate_core::ask::Request as Ask;
 use tidegate_core::decision::ServiceTier;
 use tidegate_core::forecast::ForecastDefaults;
 use tidegate_core::key::KeyRef;
-use tidegate_core::policy::Policy;
+use tidegate_core::policy::{Enforcement, Policy};
 use tidegate_core::window::Tokens;
 use tidegate_store::memory::{MemoryBounds, MemoryStore};
 use tokio::time::timeout;
@@ -64,6 +64,22 @@ async fn one_message_says_that_nothing_matches() {
     let mut watch = admin.watch(every(100)).expect("started");
     assert_eq!(accounts(&mut watch).await, [""; 0]);
     assert!(timeout(Duration::from_secs(60), watch.next()).await.is_err(), "nothing changed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_message_says_where_the_switch_stands_and_a_turn_alone_is_one() {
+    let admin = admin();
+    let mut watch = admin.watch(every(100)).expect("started");
+    let mut message = async || watch.next().await.expect("goes on").expect("no error");
+    assert_eq!(message().await.enforcement(), v1::Enforcement::On);
+    for to in [v1::Enforcement::Shadow, v1::Enforcement::On] {
+        let request = v1::UpdateEnforcementRequest { enforcement: to.into(), options: None };
+        admin.turn(&request, String::new()).await.expect("written");
+        let message = message().await;
+        assert_eq!((message.enforcement(), message.limits.len()), (to, 0));
+    }
+    ask(&admin, "a", "m").await;
+    assert_eq!(message().await.limits[0].enforcement(), v1::Enforcement::On, "of the key");
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,18 +163,27 @@ async fn what_cannot_be_watched_names_its_field() {
 
 #[test]
 fn the_marks_of_a_watch_are_bounded() {
-    let windows = Default::default();
-    let mut sent = Sent::default();
-    let mut row = |number: usize, reservations| {
-        let key = KeyRef::new(&format!("a{number}"), "m", "").expect("a key").to_owned();
-        sent.on_row(&KeyLimits { key, windows, reservations, denied_at_ceiling: Tokens::default() }, "tier-1")
+    let limits = |number: usize, reservations| KeyLimits {
+        key: KeyRef::new(&format!("a{number}"), "m", "").expect("a key").to_owned(),
+        windows: Default::default(),
+        reservations,
+        denied_at_ceiling: Tokens::default(),
+        denied_requests: 0,
+        enforcement: Enforcement::On,
+        pressure_permille: None,
     };
+    let mut sent = Sent::default();
+    let mut row = |number, reservations| sent.on_row(&limits(number, reservations), "tier-1");
     assert!((0..MOST_KEYS).all(|number| row(number, 0) == Some(true)));
     assert_eq!(row(MOST_KEYS, 0), None);
     sent.on_end();
-    let mut row = |number: usize, reservations| {
-        let key = KeyRef::new(&format!("a{number}"), "m", "").expect("a key").to_owned();
-        sent.on_row(&KeyLimits { key, windows, reservations, denied_at_ceiling: Tokens::default() }, "tier-1")
-    };
+    let mut row = |number, reservations| sent.on_row(&limits(number, reservations), "tier-1");
     assert_eq!((row(1, 0), row(2, 1), row(MOST_KEYS, 0)), (Some(false), Some(true), Some(true)));
+    for limits in [
+        KeyLimits { denied_requests: 1, ..limits(3, 0) },
+        KeyLimits { enforcement: Enforcement::Shadow, ..limits(4, 0) },
+        KeyLimits { pressure_permille: Some(950), ..limits(5, 0) },
+    ] {
+        assert_eq!(sent.on_row(&limits, "tier-1"), Some(true), "{limits:?}");
+    }
 }

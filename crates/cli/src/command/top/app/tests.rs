@@ -24,7 +24,9 @@ pub(in super::super) fn key(account: &str, model: &str, used: u64, limit: u64) -
         ],
         tier: "tier-1".into(),
         live_reservations: used / 100,
-        denied_at_ceiling: None,
+        denied_requests: used / 10,
+        pressure_permille: (used >= 500).then_some(900),
+        ..KeyLimits::default()
     }
 }
 
@@ -73,12 +75,14 @@ fn every_column_sorts_both_ways() {
         press(&mut app, KeyCode::Char('r'));
         let reversed = accounts(&app, 10);
         seen.push((app.view(0).sort.name(), order.concat()));
-        if !matches!(app.view(0).sort, Sort::Tier | Sort::Model | Sort::Window(_) | Sort::Position) {
+        if !matches!(app.view(0).sort, Sort::Tier | Sort::Model | Sort::Window(_) | Sort::Position | Sort::Pressure) {
             assert_eq!(reversed.into_iter().rev().collect::<Vec<_>>(), order, "{}", app.view(0).sort.name());
         }
     }
     let says = |name: &str| seen.iter().find(|(column, _)| *column == name).map(|(_, order)| order.as_str());
     assert_eq!(says("headroom"), Some("bca"), "the least left first");
+    assert_eq!(says("denied"), Some("bca"), "whom most is denied first");
+    assert_eq!(says("pressure"), Some("bca"), "the busiest first, the unknown last");
     assert_eq!(says("account"), Some("abc"));
     assert_eq!(says("model"), Some("acb"));
     assert_eq!(says("floor..ceiling"), Some("cab"));

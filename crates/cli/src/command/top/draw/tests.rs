@@ -21,15 +21,15 @@ fn busy() -> App {
 }
 
 #[test]
-fn at_80_by_24_names_windows_and_live_reservations_fit() {
+fn at_80_by_24_names_windows_denials_and_pressure_fit() {
     let lines = screen(&busy(), 80, 24);
     let expected = [
         " tidegate top  http://127.0.0.1:7438  connected",
-        " 3 keys, 1 at ceiling, 32 live; by use ▾",
-        "ACCOUNT        MODEL          PROMPT         UNCACHED       GENERATED       LIVE",
-        "acme           large          ▏···     10/1k ▏···      5/1k ███▊    950/1k     9",
-        "globex         large          ▏···     10/1k ▏···      5/1k ██··     2k/4k    20",
-        "initech        small          ▏···    10/500 ▏···      5/1k █▏▒·    300/1k     3",
+        " 3 keys, 1 at ceiling, 32 live, 325 denied/min; by use ▾",
+        "ACCOUNT    MODEL     PROMPT         UNCACHED       GENERATED       DENIED  PRESS",
+        "acme       large     ▏···     10/1k ▏···      5/1k ███▊    950/1k      95    90%",
+        "globex     large     ▏···     10/1k ▏···      5/1k ██··     2k/4k     200    90%",
+        "initech    small     ▏···    10/500 ▏···      5/1k █▏▒·    300/1k      30",
     ];
     assert_eq!(lines[..6], expected, "{lines:#?}");
     assert_eq!(lines[6..23].concat(), "");
@@ -39,15 +39,42 @@ fn at_80_by_24_names_windows_and_live_reservations_fit() {
 #[test]
 fn at_200_by_50_everything_is_there_and_the_selected_key_in_full() {
     let lines = screen(&busy(), 200, 50);
-    for name in
-        ["ACCOUNT", "VARIANT", "TIER", "PROMPT", "UNCACHED", "GENERATED", "FLOOR..CEIL", "LIMIT, 10 MIN", "LIVE"]
-    {
+    for name in [
+        "ACCOUNT",
+        "VARIANT",
+        "TIER",
+        "PROMPT",
+        "UNCACHED",
+        "GENERATED",
+        "FLOOR..CEIL",
+        "LIMIT, 10 MIN",
+        "DENIED",
+        "PRESS",
+        "LIVE",
+    ] {
         assert!(lines[2].contains(name), "{name}: {}", lines[2]);
     }
     assert!(lines[4].contains("───────────●") && lines[4].contains('█'), "at its ceiling: {}", lines[4]);
-    assert!(lines[43].contains(" acme large  tier tier-1, 9 live "), "{lines:#?}");
+    assert!(
+        lines[43].contains(" acme large  tier tier-1, enforcement inherit, 95 denied a minute, 9 live "),
+        "{lines:#?}"
+    );
     assert!(lines[47].starts_with("generated") && lines[47].contains("950"), "{lines:#?}");
     assert!(lines[44].contains("CEILING"), "{}", lines[44]);
+}
+
+#[test]
+fn shadow_is_said_on_top_and_at_each_key_that_is_in_it() {
+    let mut app = busy();
+    let mut spared = key("spared", "m", 20, 1_000);
+    spared.set_enforcement(Enforcement::Shadow);
+    app.on_news(News::Shadow(true));
+    app.on_news(News::Limits(vec![spared]));
+    let lines = screen(&app, 80, 24);
+    assert!(lines[0].ends_with("connected   ENFORCEMENT SHADOW"), "{}", lines[0]);
+    assert!(lines[6].starts_with("spared") && lines[6].ends_with("~2"), "{lines:#?}");
+    app.on_news(News::Shadow(false));
+    assert!(!screen(&app, 80, 24)[0].contains("SHADOW"));
 }
 
 #[test]
