@@ -27,7 +27,7 @@ Examples:
   tidegate simulate trace.csv.gz --out plots
   tidegate top
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration; `check` has its own.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration; `check` and `config diff` have their own.";
 
 /// Rate limiting for LLM serving: may this account spend these tokens now?
 #[derive(Debug, clap::Parser)]
@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
         Command::Health(args) => block_on(command::health::run(args)),
         Command::Replay(args) => block_on(command::replay::run(args)),
         Command::Simulate(args) => command::simulate::run(&args),
-        Command::Config(args) => command::config::run(&args),
+        Command::Config(args) => block_on(command::config::run(args)),
         Command::Trace(args) => command::trace::run(&args),
         Command::Top(args) => block_on(command::top::run(args)),
     };

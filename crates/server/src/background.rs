@@ -1,4 +1,5 @@
-//! The background thread: four times a second the store does what is due, and metrics move into their buckets.
+//! The background thread: four times a second the store does what is due, and metrics move into their buckets; once a second
+//! it looks what became of the deployments.
 //!
 //! Rejected: a task on a serving thread, which would answer no call meanwhile.
 
@@ -13,8 +14,11 @@ use tidegate_store::Store;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::pressure::watch::{MOST_WATCHED, Watch};
 
 const TICK: Duration = Duration::from_millis(250);
+/// Ticks from one look at the deployments to the next: one second.
+const TICKS_PER_LOOK: u32 = 4;
 
 /// The thread; ends when this is dropped.
 #[derive(Debug)]
@@ -30,16 +34,21 @@ impl Background {
     /// The system's: no thread is left.
     pub(crate) fn spawn<S: Store>(store: Arc<S>, clock: Clock, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (stop, stopped) = channel();
-        let tick = move || {
+        let (mut watch, mut ticks) = (Watch::default(), 0_u32);
+        let mut tick = move || {
             if clock.ticks() {
                 store.on_tick(clock.now());
             }
             metrics.on_tick();
+            ticks = (ticks + 1) % TICKS_PER_LOOK;
+            if ticks == 0 {
+                watch.on_look(&store.deployments(clock.now(), MOST_WATCHED));
+            }
         };
         let thread = std::thread::Builder::new().name("background".to_owned()).spawn(move || {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 // The panic hook logs it; the next round may do better, and without any round nothing would ever expire.
-                let _ = catch_unwind(AssertUnwindSafe(&tick));
+                let _ = catch_unwind(AssertUnwindSafe(&mut tick));
             }
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })

@@ -14,6 +14,7 @@ mod parse;
 mod policy;
 mod problem;
 mod process;
+mod scrape;
 mod section;
 mod settings;
 mod sources;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use args::ServeArgs;
 pub use problem::{Problem, Problems};
+pub use scrape::{Gauge, ScrapeTarget, ScrapeUrl};
 pub use settings::{Address, Bounds, ListenerSettings, LogFormat, Logging, ProcessSettings};
 
 use section::Section;

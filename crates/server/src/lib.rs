@@ -21,6 +21,7 @@ pub mod limiter;
 pub mod listen;
 mod logging;
 pub mod metrics;
+mod pressure;
 mod readiness;
 pub mod serve;
 mod services;

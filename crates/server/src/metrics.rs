@@ -16,10 +16,12 @@ use tonic::Code;
 pub(crate) mod catalogue;
 mod decisions;
 mod pressure;
+mod scrapes;
 
 use catalogue::{Described, Kind};
 use decisions::{Decisions, ShadowDecisions};
 pub(crate) use pressure::MOST_DEPLOYMENTS;
+pub(crate) use scrapes::ScrapeResult;
 
 /// Counts what a server does, and draws the page.
 #[derive(Debug)]
@@ -39,6 +41,7 @@ pub struct Metrics {
     ended_released: Counter,
     ended_late: Counter,
     bounds: [Counter; ServerBound::ALL.len()],
+    scrapes: [Counter; ScrapeResult::ALL.len()],
     on_scrape: OnScrape,
 }
 
@@ -158,6 +161,7 @@ impl Metrics {
             ended_released: ended("released"),
             ended_late: ended("late"),
             bounds: ServerBound::ALL.map(|server| bound(server.name())),
+            scrapes: ScrapeResult::ALL.map(|result| counter(&catalogue::SCRAPES, one("result", result.name()))),
             on_scrape: OnScrape {
                 reservations: gauge(&catalogue::RESERVATIONS, Vec::new()),
                 remembered: gauge(&catalogue::REMEMBERED, Vec::new()),

@@ -24,6 +24,7 @@ use crate::http::Probes;
 use crate::limiter::Limiter;
 use crate::listen::Listeners;
 use crate::metrics::{MOST_DEPLOYMENTS, Metrics, Now, ServerBound};
+use crate::pressure::scrape;
 use crate::readiness::{Life, Readiness};
 use crate::threads::{Grpc, Threads};
 use crate::{logging, services, signals};
@@ -100,7 +101,8 @@ pub fn run<S: Store>(
         readiness,
         settings,
     };
-    Builder::new_current_thread().enable_all().build()?.block_on(async {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
         let mut stop = std::pin::pin!(stop);
         // Polled before anyone is told that we serve: from then on a signal stops us in good order.
         tokio::select! { biased; () = &mut stop => return Ok(()), () = ready(()) => {} }
@@ -112,7 +114,10 @@ pub fn run<S: Store>(
         tracing::info!(drain = ?settings.drain, "stopping: calls in flight are answered");
         running.drain().await;
         Ok(())
-    })
+    });
+    // What is left is a lookup of a name that has to be scraped, at most: it is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Everything that serving needs, on the thread that accepts connections and serves operators.
@@ -128,6 +133,8 @@ struct Shell<'a, S> {
 
 /// What has to end, in this order.
 struct Running {
+    /// Looks at the pages of serving engines.
+    scrapes: JoinSet<()>,
     /// Gateways and operators come in here.
     doors: JoinSet<()>,
     threads: Arc<Threads>,
@@ -179,7 +186,8 @@ impl<S: Store> Shell<'_, S> {
             let places = Places::new(OPERATOR_CONNECTIONS);
             self.open(&mut http, Acceptor::register(listener)?, ServerBound::HttpConnections, places, deal);
         }
-        Ok(Running { doors, threads, admin, http })
+        let scrapes = scrape::start(&self.settings.scrape, &self.store, &self.clock, &self.metrics);
+        Ok(Running { scrapes, doors, threads, admin, http })
     }
 
     /// Accepts from `door` as long as there are places; beyond, a connection is closed at once, and counted.
@@ -248,6 +256,7 @@ impl<S: Store> Shell<'_, S> {
 impl Running {
     /// Closes the doors, waits for what is in flight, then lets go of the rest.
     async fn drain(mut self) {
+        self.scrapes.shutdown().await;
         self.doors.shutdown().await;
         let threads = Arc::into_inner(self.threads).expect("only the doors had it beside us, and they are closed");
         let joined = tokio::task::spawn_blocking(|| threads.join());

@@ -20,7 +20,7 @@ mod listing;
 mod models;
 mod overrides;
 mod tiers;
-mod write;
+pub(super) mod write;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -11,6 +11,7 @@ use super::parse::{
     HOUR, address, boolean, count, duration, header_unit, log_filter, log_format, message_bytes, mode, off_or,
     permille, size, socket_path, store, tcp, threads,
 };
+use super::scrape;
 use super::section::Section;
 use super::settings::{Bounds, ListenerSettings, LogFormat, Logging, ProcessSettings};
 use super::sources::Sources;
@@ -46,6 +47,7 @@ pub(super) fn read(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<
         header_unit: headers(root, from),
         bounds: bounds(args, root, from),
         forecast: forecast(root, from),
+        scrape: scrape::read(root, &mut from.problems),
         #[cfg(feature = "test-clock")]
         test_clock: args.test_clock.as_ref().and_then(|text| {
             count(0..=MOST.into())(text).map_err(|error| from.problems.add("--test-clock", error)).ok()

@@ -10,6 +10,8 @@ use tidegate_core::forecast::ForecastDefaults;
 use tidegate_core::headers::HeaderUnit;
 use tidegate_store::memory::MemoryBounds;
 
+use super::scrape::ScrapeTarget;
+
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -144,6 +146,8 @@ pub struct ProcessSettings {
     pub header_unit: HeaderUnit,
     /// What is logged, and how.
     pub logging: Logging,
+    /// Whose pressure is scraped; default nobody's, at most 64.
+    pub scrape: Vec<ScrapeTarget>,
     /// Start of the test clock, seconds since 1970; `None`: real time.
     #[cfg(feature = "test-clock")]
     pub test_clock: Option<u64>,
@@ -160,6 +164,7 @@ impl Default for ProcessSettings {
             forecast: ForecastDefaults::default(),
             header_unit: HeaderUnit::TokensPerSecond,
             logging: Logging::default(),
+            scrape: Vec::new(),
             #[cfg(feature = "test-clock")]
             test_clock: None,
         }

@@ -84,6 +84,8 @@ metrics! {
         "1 where reports of a deployment's pressure have ended: its limits neither grow nor are squeezed. Of the same deployments";
     WATER_LEVEL = Gauge "tidegate_water_level_tpm" in "tokens a minute" by ["model", "variant", "window"]:
         "What a busy deployment caps effective limits to, but for floors. Of the same deployments; none while it does not";
+    SCRAPES = Counter "tidegate_scrapes_total" in "scrapes" by ["result"]:
+        "Looks at the metrics pages of serving engines, by how they ended. Only ok is reported as pressure";
     RPC_ERRORS = Counter "tidegate_rpc_errors_total" in "calls" by ["method", "code"]:
         "Calls answered with a gRPC error. A denial is no error";
     CONNECTIONS = Gauge "tidegate_connections" in "connections" by []:

@@ -163,7 +163,8 @@ fn turn(before: u64, after: u64) -> String {
     if before == after { grouped(after) } else { format!("{} -> {}", grouped(before), grouped(after)) }
 }
 
-fn effect(effect: &WriteEffect) -> Value {
+/// The effect as JSON, with the names of the wire.
+pub(in crate::command) fn effect(effect: &WriteEffect) -> Value {
     json!({
         "keys": effect.keys,
         "limits_raised": effect.limits_raised,
