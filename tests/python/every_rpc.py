@@ -244,7 +244,18 @@ def steering(limiter, admin):
     newest = admin.call("ListChanges", log).changes[0]
     assert (newest.rpc, newest.object, newest.reason) == ("Boost", "boost/boosted", "launch"), newest
     assert newest.peer and newest.after_json and not newest.before_json, newest
-    key = limiter.messages.LimitKey(account="nobody", model="large")
+    stale = pb.BoostRequest(options=pb.WriteOptions(expected_revision=1 << 40), **boost)
+    admin.fail("Boost", stale, grpc.StatusCode.ABORTED)
+    key = limiter.messages.LimitKey(account="boosted", model="large")
+    prompt = limiter.messages.WINDOW_PROMPT
+    explained = admin.call("ExplainLimit", pb.ExplainLimitRequest(key=key, window=prompt, target_tpm=7_200_000))
+    assert not explained.known and len(explained.boosts) == 1, explained
+    [window] = explained.windows
+    assert window.motion == pb.LIMIT_MOTION_BOOSTED and window.status.limit_tpm >= 7_200_000, window
+    assert window.floor_origin.source == pb.BOUND_SOURCE_TIER and window.floor_origin.name == "tier-1", window
+    assert window.sentences and window.HasField("next_change_after"), window
+    key.account = "nobody"
+    admin.fail("ExplainLimit", pb.ExplainLimitRequest(key=key), grpc.StatusCode.NOT_FOUND)
     admin.fail("ResetLimit", pb.ResetLimitRequest(key=key), grpc.StatusCode.NOT_FOUND)
 
 
@@ -289,8 +300,6 @@ def unimplemented(limiter, admin):
     key = pb.LimitKey(account="python", model="large")
     for view in (pb.RESPONSE_VIEW_HEADERS, pb.RESPONSE_VIEW_WINDOWS, pb.RESPONSE_VIEW_DECISION):
         limiter.fail("CheckAndReserve", pb.CheckAndReserveRequest(key=key, prompt_tokens=1, view=view), code)
-    pb = admin.messages
-    admin.fail("ExplainLimit", pb.ExplainLimitRequest(key=key), code)
 
 
 if __name__ == "__main__":

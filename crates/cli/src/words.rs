@@ -43,7 +43,7 @@ pub(crate) fn outcome(value: i32) -> String {
 }
 
 /// The enum value's name without its prefix; a value of a later version shows as its number.
-fn word(prefix: &str, value: i32, name: impl FnOnce(i32) -> Option<&'static str>) -> String {
+pub(crate) fn word(prefix: &str, value: i32, name: impl FnOnce(i32) -> Option<&'static str>) -> String {
     match name(value).and_then(|name| name.strip_prefix(prefix)) {
         Some(name) => name.to_ascii_lowercase(),
         None => format!("unknown_{value}"),

@@ -16,6 +16,8 @@ use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
 
 pub mod boost;
+pub mod explain;
+pub mod history;
 pub mod level;
 pub mod params;
 
@@ -134,9 +136,8 @@ impl WindowLaw {
     /// Closes the open epoch `epoch`, in which something was seen.
     fn close(&mut self, epoch: u64, bounds: &Bounds, steps: &Steps) {
         let (floor, ceiling) = (bounds.floor_level, bounds.ceiling_level);
-        // A lump of late settlements counts as one minute at the limit, not as a proof of more.
         let used = self.u.min(level::tokens(self.p));
-        let recommended = level::of_tokens(used.saturating_mul(u64::from(steps.headroom_permille)) / 1_000);
+        let recommended = level::of_tokens(self.recommended(steps.headroom_permille));
 
         let reserve = recommended + steps.reserve;
         self.v = if reserve > self.v { reserve.min(self.v + steps.rise) } else { reserve.max(self.v - steps.decay) };
@@ -152,6 +153,12 @@ impl WindowLaw {
         self.u = 0;
         self.den = false;
         self.br = 0;
+    }
+
+    /// What the tokens settled so far recommend as a limit, TPM. A lump of late settlements counts as one minute at the limit,
+    /// not as a proof of more.
+    fn recommended(&self, headroom_permille: u32) -> u64 {
+        self.u.min(level::tokens(self.p)).saturating_mul(u64::from(headroom_permille)) / 1_000
     }
 
     /// The level that one epoch of growth reaches at most: the braked ramp, or the braked return as far as is proven.
@@ -265,9 +272,7 @@ impl Law {
     /// Lifts `window` to `limit_tpm` at once, clamped to `bounds`, and counts that as proven: for a planned launch. From
     /// then on the law goes on as if usage had earned it, without a hold. Never lowers a level.
     pub fn boost(&mut self, window: Window, limit_tpm: u64, bounds: &Bounds) {
-        let below = level::of_tokens(limit_tpm);
-        let exact = level::tokens(below) >= limit_tpm;
-        let target = if exact { below } else { below + 1 }.clamp(bounds.floor_level, bounds.ceiling_level);
+        let target = boost::level_of(limit_tpm, bounds);
         let state = &mut self.windows[window];
         state.p = state.p.max(target);
         state.v = state.v.max(target);

@@ -15,6 +15,7 @@ use crate::{MAX_TOKENS, law::Bounds};
 mod boost;
 mod check;
 mod enforcement;
+mod origin;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ mod write;
 
 pub use boost::{Boost, BoostLimit};
 pub use enforcement::{Enforcement, EnforcementSwitch};
+pub use origin::{Origin, Origins, Source};
 pub use resolve::Resolved;
 pub use write::{Kind, PolicyWrite, Warning, WriteError, WriteResult, Written};
 

@@ -12,6 +12,7 @@ use crate::charges::Charges;
 use crate::decision::{ServiceTier, WindowStatus};
 use crate::forecast::{Figures, ForecastDefaults, Lengths, Prior};
 use crate::holds::Holds;
+use crate::law::history::{Applied, History};
 use crate::law::{self, Boosts, Bounds, EPOCH_SECONDS, Law, LawParams};
 use crate::pressure::Reading;
 use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
@@ -24,6 +25,7 @@ use watch::Watch;
 mod denied;
 mod end;
 mod expectation;
+mod explain;
 mod outlook;
 mod reserve;
 mod reset;
@@ -33,6 +35,7 @@ mod tests;
 mod watch;
 
 pub use end::{Booked, EndError, SettleCounts};
+pub use explain::{Explained, WindowExplained};
 pub use outlook::Outlook;
 pub use reserve::{RequestIdTaken, Reserve};
 
@@ -93,6 +96,8 @@ pub struct KeyState {
     now: Timestamp,
     phase_seconds: u64,
     law: Law,
+    /// How the limits came to be what they are; for people.
+    history: History,
     /// Prompt and uncached prompt: charged at the same instants.
     prompt: Charges<2>,
     generated: Charges<1>,
@@ -128,6 +133,7 @@ impl KeyState {
             now,
             phase_seconds,
             law: Law::new(law::epoch_at(now, phase_seconds), bounds),
+            history: History::default(),
             prompt: Charges::default(),
             generated: Charges::default(),
             holds: Holds::default(),
@@ -152,7 +158,7 @@ impl KeyState {
     /// Moves to `now` under `rules`: the law, the windows, and what was due. An earlier instant moves nothing.
     pub fn advance(&mut self, now: Timestamp, rules: &Rules<'_>) {
         self.now = self.now.max(now);
-        self.law.advance_boosted(self.now, self.phase_seconds, rules.bounds, rules.law, rules.boosts);
+        self.move_law(rules);
         self.prompt.expire(self.now);
         self.generated.expire(self.now);
         self.holds.advance(self.now);

@@ -6,6 +6,7 @@
 mod boost;
 mod changes;
 mod enforcement;
+mod explain;
 mod list;
 mod reset;
 pub mod watch;
@@ -15,7 +16,6 @@ use std::sync::Arc;
 
 use tidegate_core::policy::{Account, Model, Override, Tier};
 use tidegate_proto::convert::admin::{self as convert, Entry, Id};
-use tidegate_proto::error;
 use tidegate_proto::v1;
 use tidegate_proto::v1::admin_service_server::AdminService;
 use tidegate_store::Store;
@@ -297,9 +297,9 @@ impl<S: Store> AdminService for Admin<S> {
 
     async fn explain_limit(
         &self,
-        _: Request<v1::ExplainLimitRequest>,
+        request: Request<v1::ExplainLimitRequest>,
     ) -> Result<Response<v1::ExplainLimitResponse>, Status> {
-        Err(error::unimplemented("ExplainLimit"))
+        self.explain(request.get_ref()).await.map(Response::new)
     }
 
     async fn reset_limit(

@@ -30,8 +30,8 @@ use tidegate_server::config::{Address, ListenerSettings, ProcessSettings};
 use tidegate_server::listen::Listeners;
 use tidegate_store::memory::MemoryStore;
 use tidegate_store::{
-    Author, Booked, ChangePage, ChangeQuery, DeploymentPressure, EndError, ListPage, ListQuery, PolicyWritten,
-    ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
+    Author, Booked, ChangePage, ChangeQuery, DeploymentPressure, EndError, KeyExplained, ListPage, ListQuery,
+    PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
 };
 use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint};
@@ -380,6 +380,9 @@ impl Store for Broken {
     }
     fn limits(&self, at: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send {
         self.inner.limits(at, key)
+    }
+    fn explain_limit(&self, at: Timestamp, key: KeyRef<'_>) -> impl Future<Output = KeyExplained> + Send {
+        self.inner.explain_limit(at, key)
     }
     fn list_limits(&self, at: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send {
         self.inner.list_limits(at, query)

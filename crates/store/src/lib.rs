@@ -12,9 +12,9 @@ use tidegate_core::ask::Request;
 use tidegate_core::decision::{Answer, Bound, SettleOutcome, WindowStatus};
 use tidegate_core::effect::Effect;
 use tidegate_core::key::{KeyRef, LimitKey};
-use tidegate_core::policy::{Enforcement, Policy, PolicyWrite, WriteError, WriteResult};
+use tidegate_core::policy::{Enforcement, Origins, Policy, PolicyWrite, Resolved, WriteError, WriteResult};
 use tidegate_core::pressure::{Reading, Report};
-use tidegate_core::state::SettleCounts;
+use tidegate_core::state::{Explained, SettleCounts};
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens};
 
@@ -61,6 +61,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// The key's windows now. Reserves nothing, creates no key.
     fn limits(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send;
+
+    /// Why the key's limits are what they are. Reserves nothing, creates no key: one that the store does not hold is explained
+    /// as its first request would find it.
+    fn explain_limit(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = KeyExplained> + Send;
 
     /// Known keys in the order of their names, or of what was denied to them, after `query.after`. Locks a bounded part of the table at a time.
     fn list_limits(&self, now: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send;
@@ -239,6 +243,25 @@ impl KeyLimits {
 
 pub(crate) fn sum(tokens: &Tokens) -> u64 {
     tokens.iter().fold(0, |sum, (_, tokens)| sum.saturating_add(*tokens))
+}
+
+/// Why a key's limits are what they are.
+#[derive(Clone, Debug)]
+pub struct KeyExplained {
+    /// Whether the store holds the key.
+    pub known: bool,
+    /// What the law and the windows say.
+    pub state: Explained,
+    /// What applies to the key.
+    pub resolved: Resolved,
+    /// Where its bounds come from.
+    pub origins: PerWindow<Origins>,
+    /// The name of the law profile that moves its limits.
+    pub law_profile: String,
+    /// What its deployment says.
+    pub pressure: PerWindow<Reading>,
+    /// Its live reservations.
+    pub reservations: usize,
 }
 
 /// A page of keys.

@@ -16,6 +16,7 @@ use tidegate_core::ask::Request;
 use tidegate_core::decision::{Bound, SettleOutcome, WindowStatus};
 use tidegate_core::forecast::{ForecastDefaults, Model, Prior};
 use tidegate_core::key::{KeyRef, MAX_NAME_BYTES};
+use tidegate_core::law::history;
 use tidegate_core::policy::{Policy, PolicyWrite, WriteError};
 use tidegate_core::pressure::{Deployment, Report};
 use tidegate_core::reservation::Reservation;
@@ -26,14 +27,15 @@ use tidegate_core::window::{PerWindow, Tokens};
 use crate::reservation_id::ChecksumKey;
 use crate::timers::{Fingerprint, Timers};
 use crate::{
-    Author, Booked, ChangeLog, ChangePage, ChangeQuery, DeploymentPressure, EndError, ListPage, ListQuery,
-    PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
+    Author, Booked, ChangeLog, ChangePage, ChangeQuery, DeploymentPressure, EndError, KeyExplained, ListPage,
+    ListQuery, PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
 };
 
 mod denials;
 mod end;
 mod entry;
 mod evict;
+mod explain;
 mod pressure;
 mod read;
 mod reserve;
@@ -78,10 +80,11 @@ impl MemoryBounds {
     /// every reservation live, everything remembered, every deployment reported on by as many as may.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        // Sub-buckets: 512 of 24 and of 16 bytes; the knots of live streams; 75 minutes and 60 seconds of denials. Trees: nodes
-        // are at worst half empty.
+        // Sub-buckets: 512 of 24 and of 16 bytes; the knots of live streams; 75 minutes and 60 seconds of denials; the last
+        // changes of the limits. Trees: nodes are at worst half empty.
         let names = 3 * MAX_NAME_BYTES as u64;
-        let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + 75 * 24 + denials::MOST_BYTES as u64 + names;
+        let lazy = denials::MOST_BYTES as u64 + history::MOST_BYTES as u64;
+        let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + 75 * 24 + lazy + names;
         // A reservation in its tree, its three timers, and two knots of its fading; of one that ended, its last state.
         let reservation = 2 * size_of::<Reservation>() as u64 + 780;
         let remembered = size_of::<Reservation>() as u64 + 300;
@@ -235,6 +238,10 @@ impl Store for MemoryStore {
 
     fn limits(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send {
         ready(self.windows(now, key).0)
+    }
+
+    fn explain_limit(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = KeyExplained> + Send {
+        ready(self.explain(now, key))
     }
 
     fn list_limits(&self, now: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send {

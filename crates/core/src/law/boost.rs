@@ -10,7 +10,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Bounds, Law, LawParams, epoch_at};
+use super::{Bounds, Law, LawParams, Level, epoch_at, level};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Window};
 
@@ -42,9 +42,24 @@ impl Boosts {
     }
 
     /// The first to end first.
-    fn lifts(&self) -> &[Lift] {
+    #[must_use]
+    pub fn lifts(&self) -> &[Lift] {
         self.0.as_deref().unwrap_or_default()
     }
+}
+
+impl Lift {
+    /// The level that it lifts to.
+    pub(super) fn level(&self, bounds: &Bounds) -> Level {
+        level_of(self.limit_tpm, bounds)
+    }
+}
+
+/// The lowest level of at least `limit_tpm`, clamped to `bounds`.
+pub(super) fn level_of(limit_tpm: u64, bounds: &Bounds) -> Level {
+    let below = level::of_tokens(limit_tpm);
+    let exact = level::tokens(below) >= limit_tpm;
+    if exact { below } else { below + 1 }.clamp(bounds.floor_level, bounds.ceiling_level)
 }
 
 impl Law {

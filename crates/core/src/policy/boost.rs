@@ -32,6 +32,8 @@ pub struct Boost {
     pub scope: Scope,
     /// The windows that are boosted.
     pub windows: PerWindow<Option<BoostLimit>>,
+    /// That of the policy after the write: greater with every write, and never used again. Ignored in a write.
+    pub revision: u64,
 }
 
 impl Boost {
@@ -49,19 +51,20 @@ impl Policy {
         self.boosts.get(scope)
     }
 
-    /// Those that cover `key`: of the account, of the account on the model, of the key.
+    /// Those that cover `key`, and those that ended within the last hour: of the account, of the account on the model, of the
+    /// key.
+    pub fn boosts_on(&self, key: KeyRef<'_>) -> impl Iterator<Item = &Boost> {
+        let model = (!self.boosts.is_empty()).then(|| String::from(key.model()));
+        let scopes = model.map(|model| {
+            let parts = [(None, None), (Some(model.clone()), None), (Some(model), Some(String::from(key.variant())))];
+            parts.map(|(model, variant)| Scope { account: key.account().into(), model, variant })
+        });
+        scopes.into_iter().flatten().filter_map(|scope| self.boosts.get(&scope))
+    }
+
     pub(super) fn boosts_of(&self, key: KeyRef<'_>) -> Boosts {
-        if self.boosts.is_empty() {
-            return Boosts::default();
-        }
         let mut lifts = Vec::new();
-        let model = Some(String::from(key.model()));
-        let scopes = [(None, None), (model.clone(), None), (model, Some(String::from(key.variant())))].map(
-            |(model, variant)| {
-                Scope { account: key.account().into(), model, variant } //
-            },
-        );
-        for boost in scopes.iter().filter_map(|scope| self.boosts.get(scope)) {
+        for boost in self.boosts_on(key) {
             for window in Window::ALL {
                 if let Some(BoostLimit { limit_tpm, expires_at }) = boost.windows[window] {
                     lifts.push(Lift { window, limit_tpm, expires_at });
@@ -71,8 +74,19 @@ impl Policy {
         Boosts::new(lifts)
     }
 
-    /// Takes the windows that `boost` states; the others of its scope stay. Forgets boosts that ended long ago.
-    pub(super) fn put_boost(&mut self, boost: &Boost, now: Timestamp) -> Result<Boost, WriteError> {
+    /// Takes the windows that `boost` states; the others of its scope stay. Forgets boosts that ended long ago. `expected` is
+    /// the revision that the boosts of this scope must have; 0: there are none.
+    pub(super) fn put_boost(
+        &mut self,
+        boost: &Boost,
+        expected: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Boost, WriteError> {
+        let actual = self.boosts.get(&boost.scope).map_or(0, |old| old.revision);
+        if let Some(expected) = expected.filter(|expected| *expected != actual) {
+            return Err(WriteError::Stale { expected, actual });
+        }
+        let revision = self.revision + 1;
         let boosts = Arc::make_mut(&mut self.boosts);
         boosts.retain(|_, old| now < old.ends_at().after(KEPT));
         let old = boosts.get(&boost.scope);
@@ -81,7 +95,7 @@ impl Policy {
         }
         let before = old.map(|old| old.windows).unwrap_or_default();
         let windows = PerWindow::from_fn(|window| boost.windows[window].or(before[window]));
-        let merged = Boost { scope: boost.scope.clone(), windows };
+        let merged = Boost { scope: boost.scope.clone(), windows, revision };
         boosts.insert(boost.scope.clone(), merged.clone());
         Ok(merged)
     }

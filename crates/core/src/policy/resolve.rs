@@ -2,7 +2,10 @@
 
 use alloc::string::String;
 
-use super::{DEFAULT_PROFILE, Enforcement, Override, Policy, Scope, UnknownAccounts, WindowBounds, merge};
+use super::{
+    Account, DEFAULT_PROFILE, Enforcement, Model, ModelBounds, Override, Policy, Scope, Tier, UnknownAccounts,
+    WindowBounds, merge,
+};
 use crate::decision::Denial;
 use crate::key::KeyRef;
 use crate::law::{Boosts, Bounds, LawParams};
@@ -37,54 +40,48 @@ impl Policy {
     /// Costs a look-up in each map.
     #[must_use]
     pub fn resolve(&self, key: KeyRef<'_>, now: Timestamp) -> Resolved {
-        let account = self.accounts.get(key.account());
-        let tier_name = account.map(|account| account.tier.as_str()).filter(|tier| !tier.is_empty());
-        let tier = self.tiers.get(tier_name.unwrap_or(&self.default_tier));
-        let model = self.models.get(&(String::from(key.model()), String::from(key.variant())));
-        let tier_model = tier.and_then(|tier| {
-            tier.models.iter().find(|entry| entry.model == key.model() && entry.variant == key.variant())
-        });
-
-        let account_model = |variant: Option<&str>| {
-            self.override_of(key.account(), Some(key.model()), variant).filter(|entry| entry.is_live(now))
-        };
-        let key_override = account_model(Some(key.variant()));
-        let model_override = account_model(None);
-        let account_override = self.override_of(key.account(), None, None).filter(|entry| entry.is_live(now));
-        let overrides = [key_override, model_override, account_override];
-        let sources: [Option<&WindowBounds>; 6] = [
-            key_override.map(|entry| &entry.bounds),
-            model_override.map(|entry| &entry.bounds),
-            account_override.map(|entry| &entry.bounds),
-            tier_model.map(|entry| &entry.bounds),
-            model.map(|model| &model.bounds),
-            tier.map(|tier| &tier.bounds),
-        ];
+        let found = self.found(key, now);
+        let sources = found.sources();
         let merged = PerWindow::from_fn(|window: Window| merge(&sources, window));
-        let profile = model
-            .map(|model| model.law_profile.as_str())
-            .filter(|name| !name.is_empty())
-            .or_else(|| tier.map(|tier| tier.law_profile.as_str()).filter(|name| !name.is_empty()))
-            .unwrap_or(DEFAULT_PROFILE);
-        let refused = match account {
+        let refused = match found.account {
             Some(account) => account.blocked.then_some(Denial::AccountBlocked),
             None if self.unknown_accounts == UnknownAccounts::Forbidden => Some(Denial::UnknownAccount),
             None => None,
         };
         Resolved {
             bounds: merged.map(|(bounds, _)| bounds),
-            law: self.profiles.get(profile).copied().unwrap_or(LawParams::DEFAULT),
+            law: self.profiles.get(found.profile()).copied().unwrap_or(LawParams::DEFAULT),
             boosts: self.boosts_of(key),
-            configured: account.is_some(),
+            configured: found.account.is_some(),
             refused,
-            enforcement: self.enforced(account.map(AsRef::as_ref), tier),
+            enforcement: self.enforced(found.account, found.tier),
             floor_won: merged.map(|(_, floor_won)| floor_won),
-            valid_until: overrides
+            valid_until: found
+                .overrides
                 .into_iter()
                 .flatten()
                 .filter_map(|entry| entry.expires_at)
                 .min()
                 .unwrap_or(Timestamp::MAX),
+        }
+    }
+
+    /// The entries that say something about `key` at `now`.
+    pub(super) fn found(&self, key: KeyRef<'_>, now: Timestamp) -> Found<'_> {
+        let account = self.accounts.get(key.account());
+        let tier_name = account.map(|account| account.tier.as_str()).filter(|tier| !tier.is_empty());
+        let tier = self.tiers.get(tier_name.unwrap_or(&self.default_tier));
+        let live = |model: Option<&str>, variant: Option<&str>| {
+            self.override_of(key.account(), model, variant).filter(|entry| entry.is_live(now))
+        };
+        Found {
+            account: account.map(|account| &**account),
+            tier,
+            tier_model: tier.and_then(|tier| {
+                tier.models.iter().find(|entry| entry.model == key.model() && entry.variant == key.variant())
+            }),
+            model: self.models.get(&(String::from(key.model()), String::from(key.variant()))),
+            overrides: [live(Some(key.model()), Some(key.variant())), live(Some(key.model()), None), live(None, None)],
         }
     }
 
@@ -95,6 +92,37 @@ impl Policy {
         let scope =
             Scope { account: account.into(), model: model.map(String::from), variant: variant.map(String::from) };
         self.overrides.get(self.by_scope.get(&scope)?)
+    }
+}
+
+/// The entries of a policy that say something about a key.
+pub(super) struct Found<'a> {
+    pub(super) account: Option<&'a Account>,
+    pub(super) tier: Option<&'a Tier>,
+    pub(super) tier_model: Option<&'a ModelBounds>,
+    pub(super) model: Option<&'a Model>,
+    /// Of the key, of the account on the model, of the account.
+    pub(super) overrides: [Option<&'a Override>; 3],
+}
+
+impl<'a> Found<'a> {
+    /// What each states, the most specific first.
+    pub(super) fn sources(&self) -> [Option<&'a WindowBounds>; 6] {
+        let [key, model, account] = self.overrides.map(|entry| entry.map(|entry| &entry.bounds));
+        [
+            key,
+            model,
+            account,
+            self.tier_model.map(|entry| &entry.bounds),
+            self.model.map(|model| &model.bounds),
+            self.tier.map(|tier| &tier.bounds),
+        ]
+    }
+
+    /// The law profile that applies: the model's, else the tier's, else the default one.
+    pub(super) fn profile(&self) -> &'a str {
+        let named = [self.model.map(|model| &model.law_profile), self.tier.map(|tier| &tier.law_profile)];
+        named.into_iter().flatten().map(String::as_str).find(|name| !name.is_empty()).unwrap_or(DEFAULT_PROFILE)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::decision::Denial;
 use crate::key::KeyRef;
 
 mod enforcement;
+mod origin;
 mod resolution;
 
 const START: Timestamp = Timestamp::from_seconds(1_000);

@@ -335,7 +335,11 @@ impl Policy {
                 Arc::make_mut(&mut self.overrides).insert(entry.id.clone(), entry.clone());
                 Written::Override(entry)
             }
-            Written::Boost(boost) => Written::Boost(self.put_boost(&boost, now)?),
+            // A boost is there or not as time goes by: creating it and replacing it are one write.
+            Written::Boost(boost) => {
+                let expected = if let Expect::Present(expected) = expect { *expected } else { None };
+                Written::Boost(self.put_boost(&boost, expected, now)?)
+            }
             Written::Enforcement(switch) => {
                 let actual = self.enforcement.revision;
                 if let Expect::Present(Some(expected)) = *expect

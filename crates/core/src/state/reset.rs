@@ -14,7 +14,9 @@ impl KeyState {
     /// epoch. A boost that is in force lifts them again at once.
     pub fn reset_limits(&mut self, now: Timestamp, rules: &Rules<'_>, windows: &PerWindow<bool>) {
         self.advance(now, rules);
+        let before = self.law;
         reset(&mut self.law, windows, rules.bounds);
+        self.history.on_reset(&before, &self.law, &self.applied(rules));
         self.advance(now, rules);
     }
 

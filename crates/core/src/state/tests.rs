@@ -10,6 +10,7 @@ use crate::reservation::{MEMORY, Ticket};
 use crate::window::{Tokens, WINDOW};
 
 mod expectation;
+mod explain;
 mod ledger;
 mod pressure;
 

@@ -9,6 +9,7 @@ mod change;
 mod effect;
 mod enforcement;
 mod entry;
+mod explain;
 mod paging;
 
 use std::ops::RangeInclusive;
@@ -23,10 +24,11 @@ use super::InvalidField;
 use crate::error::{self, Object};
 use crate::v1;
 
-pub use boost::{boost, wire_boost};
+pub use boost::{boost, wire_boost, wire_boosts_on};
 pub use change::{ChangeFilters, change_filters, object_json, written_json};
 pub use effect::{wire_changes, wire_effect};
 pub use enforcement::{turned_switch, wire_enforcement, wire_switch};
+pub use explain::{Explain, explain, wire_explanation};
 pub use paging::Paging;
 
 /// Longest [`WriteOptions::reason`], in bytes.

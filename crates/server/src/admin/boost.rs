@@ -12,7 +12,8 @@ impl<S: Store> Admin<S> {
     /// Raises limits; a boost that took effect is logged, once.
     pub(super) async fn raise(&self, wire: &v1::BoostRequest, peer: String) -> Result<v1::BoostResponse, Status> {
         let options = WriteOptions::parse(wire.options.as_ref())?;
-        let write = PolicyWrite::Create(Written::Boost(admin::boost(wire, &options)?));
+        let entry = Written::Boost(admin::boost(wire)?);
+        let write = PolicyWrite::Update { entry, expected_revision: options.expected_revision };
         let author = Author {
             rpc: "Boost".to_owned(),
             reason: options.reason.clone(),

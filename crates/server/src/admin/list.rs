@@ -90,7 +90,11 @@ impl<S: Store> Admin<S> {
         };
         let next_page_token = page.rows.last().filter(|_| page.more).map(token).unwrap_or_default();
         let policy = self.store.policy();
-        let limits = page.rows.iter().map(|row| key_limits(&policy, row)).collect();
+        let limits = page.rows.iter().map(|row| v1::KeyLimits {
+            boosts: admin::wire_boosts_on(&policy, row.key.as_ref(), now),
+            ..key_limits(&policy, row)
+        });
+        let limits = limits.collect();
         Ok(v1::ListLimitsResponse { limits, next_page_token })
     }
 }
@@ -115,15 +119,21 @@ fn after(names: &[String], now: Timestamp) -> Result<(Timestamp, Place), Status>
 /// What the wire says about a key.
 pub(super) fn key_limits(policy: &Policy, row: &KeyLimits) -> v1::KeyLimits {
     let key = row.key.as_ref();
-    let tier = policy.accounts().get(key.account()).map(|account| account.tier.as_str());
     v1::KeyLimits {
         key: Some(admin::wire_limit_key(key)),
         windows: convert::window_statuses(&row.windows),
-        tier: tier.filter(|tier| !tier.is_empty()).unwrap_or(policy.default_tier()).to_owned(),
+        tier: tier_of(policy, key).to_owned(),
         live_reservations: row.reservations as u64,
         denied_at_ceiling: Some(convert::tokens(row.denied_at_ceiling)),
         enforcement: admin::wire_enforcement(Some(row.enforcement)).into(),
         denied_requests: row.denied_requests,
         pressure_permille: row.pressure_permille,
+        boosts: Vec::new(),
     }
+}
+
+/// The tier that applies to a key: its account's, or the one of unknown accounts.
+pub(super) fn tier_of<'a>(policy: &'a Policy, key: KeyRef<'_>) -> &'a str {
+    let tier = policy.accounts().get(key.account()).map(|account| account.tier.as_str());
+    tier.filter(|tier| !tier.is_empty()).unwrap_or(policy.default_tier())
 }

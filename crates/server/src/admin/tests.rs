@@ -6,6 +6,7 @@ use tidegate_core::decision::ServiceTier;
 use tidegate_core::forecast::ForecastDefaults;
 use tidegate_core::key::KeyRef;
 use tidegate_core::policy::Policy;
+use tidegate_proto::error;
 use tidegate_store::memory::{MemoryBounds, MemoryStore};
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -13,6 +14,7 @@ use tonic_types::StatusExt as _;
 use super::*;
 
 mod enforcement;
+mod explaining;
 mod steering;
 
 fn admin() -> Admin<MemoryStore> {
@@ -318,11 +320,4 @@ async fn limits_are_listed_with_tier_and_live_reservations() {
     let first = good(list(v1::ListLimitsRequest { page_size: 1, ..Default::default() }).await);
     let other = v1::ListLimitsRequest { page_token: first.next_page_token, ..regular };
     assert_eq!(refusal(list(other).await), is(Code::InvalidArgument, error::INVALID_FIELD));
-}
-
-#[tokio::test]
-async fn what_a_later_version_brings_says_so() {
-    let admin = admin();
-    let later = is(Code::Unimplemented, error::NOT_IMPLEMENTED);
-    assert_eq!(refusal(admin.explain_limit(Request::new(v1::ExplainLimitRequest::default())).await), later);
 }

@@ -12,6 +12,7 @@ use crate::Place;
 
 mod pressure;
 mod shadow;
+mod stall;
 
 const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 

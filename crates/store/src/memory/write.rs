@@ -67,7 +67,7 @@ impl MemoryStore {
         effect
     }
 
-    fn concerned(&self, result: &WriteResult) -> Vec<Fingerprint> {
+    pub(super) fn concerned(&self, result: &WriteResult) -> Vec<Fingerprint> {
         if matches!(result.written, Some(Written::Enforcement(_))) {
             // It changes no limit, and it is for emergencies: it does not wait for a walk over a million keys.
             return Vec::new();

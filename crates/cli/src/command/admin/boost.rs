@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prost_types::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use tidegate_proto::v1::{BoostRequest, BoostedScope, Tokens};
 use tidegate_server::config::amount::{parse_duration, parse_tokens};
 use tonic::Response;
@@ -61,18 +61,22 @@ const LISTING: Listing<BoostedScope> = Listing {
         let windows = windows.collect::<Vec<_>>().join(", ");
         vec![scope.account, all(scope.model), all(scope.variant), windows]
     },
-    json: |boosted| {
-        let scope = boosted.scope.clone().unwrap_or_default();
-        json!({
-            "scope": { "account": scope.account, "model": scope.model, "variant": scope.variant },
-            "windows": boosted.windows.iter().map(|window| json!({
-                "window": words::window(window.window),
-                "limit_tpm": window.limit_tpm,
-                "expire_time": window.expire_time.as_ref().map(ToString::to_string),
-            })).collect::<Vec<_>>(),
-        })
-    },
+    json: boosted_json,
 };
+
+/// The boosts of a scope, with the names of the wire.
+pub(super) fn boosted_json(boosted: &BoostedScope) -> Value {
+    let scope = boosted.scope.clone().unwrap_or_default();
+    json!({
+        "scope": { "account": scope.account, "model": scope.model, "variant": scope.variant },
+        "windows": boosted.windows.iter().map(|window| json!({
+            "window": words::window(window.window),
+            "limit_tpm": window.limit_tpm,
+            "expire_time": window.expire_time.as_ref().map(ToString::to_string),
+        })).collect::<Vec<_>>(),
+        "revision": boosted.revision,
+    })
+}
 
 /// Boosts.
 pub(super) async fn run(mut session: Session, args: BoostArgs) -> Result<(), Failure> {

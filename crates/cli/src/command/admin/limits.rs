@@ -5,6 +5,8 @@ use tidegate_proto::v1::{KeyLimits, LimitKey, ListLimitsRequest, ResetLimitReque
 use tonic::Response;
 
 use super::Session;
+use super::boost::boosted_json;
+use super::explain::{self, ExplainArgs, boost_lines};
 use super::listing::{Listing, PAGE_SIZE};
 use super::write::{WriteFlags, Written};
 use crate::failure::Failure;
@@ -17,6 +19,7 @@ Examples:
   tidegate admin limits list --at-ceiling
   tidegate admin limits list --model large --variant turbo --json
   tidegate admin limits show --account acme --model large --variant turbo
+  tidegate admin limits explain acme large turbo --to 200k --window generated
   tidegate admin limits reset --account acme --model large --drop-holds --dry-run";
 
 /// Limits: what each key may use now, and what it uses
@@ -45,6 +48,9 @@ pub(super) enum LimitsCommand {
         #[arg(long)]
         at_ceiling: bool,
     },
+    /// Say why the limits of one key are what they are, what holds them, and what would change them
+    #[command(after_help = EXAMPLES)]
+    Explain(ExplainArgs),
     /// Set the limits of one key back to their floors
     #[command(after_help = EXAMPLES)]
     Reset {
@@ -127,6 +133,7 @@ pub(super) async fn run(mut session: Session, command: LimitsCommand) -> Result<
             });
             pages.await
         }
+        LimitsCommand::Explain(args) => explain::run(session, args).await,
         LimitsCommand::Reset { account, model, variant, drop_holds, write } => {
             let key = Some(LimitKey { account, model, variant });
             let request = ResetLimitRequest { key, windows: Vec::new(), drop_holds, options: write.to_wire() };
@@ -167,12 +174,13 @@ fn show(session: &Session, limits: &KeyLimits) -> Result<(), Failure> {
         format!("{} moves between {floor} and {ceiling} TPM\n", words::window(status.window))
     });
     print(&format!(
-        "tier {}, enforcement {}, {} live reservations\n\n{}\n{}",
+        "tier {}, enforcement {}, {} live reservations\n\n{}\n{}{}",
         printable(&limits.tier),
         words::enforcement(limits.enforcement),
         grouped(limits.live_reservations),
         words::window_table(&limits.windows),
-        bounds.collect::<String>()
+        bounds.collect::<String>(),
+        limits.boosts.iter().flat_map(boost_lines).collect::<String>()
     ))
 }
 
@@ -187,5 +195,6 @@ fn to_json(limits: &KeyLimits) -> Value {
         "denied_requests": limits.denied_requests,
         "enforcement": words::enforcement(limits.enforcement),
         "pressure_permille": limits.pressure_permille,
+        "boosts": limits.boosts.iter().map(boosted_json).collect::<Vec<_>>(),
     })
 }

@@ -169,6 +169,12 @@ proptest! {
                 let key = [account, model, variant];
                 let resolved = resolve(&policy, key, at(now));
                 prop_assert_eq!(&resolved, &world.resolve(key, at(now)), "{:?}", key);
+                let key_ref = KeyRef::new(account, model, variant).expect("well formed");
+                for (window, origins) in policy.origins(key_ref, at(now)).0.iter() {
+                    let [floor, ceiling] = [origins.floor.stated_tpm, origins.ceiling.stated_tpm];
+                    prop_assert_eq!(Bounds::new(floor, ceiling.max(floor)), Some(resolved.bounds[window]));
+                    prop_assert_eq!(origins.floor_won(), resolved.floor_won[window]);
+                }
                 // It holds until then, and not only now.
                 if resolved.valid_until < Timestamp::MAX {
                     let last = Timestamp::from_micros(resolved.valid_until.as_micros() - 1);

@@ -72,7 +72,7 @@ fn ask(account: &str, prompt_tokens: u64) -> Ask<'_> {
 }
 
 /// One request of the key (`account`, m), admitted, so that the server knows it.
-async fn make_known(admin: &Admin<MemoryStore>, account: &str, tokens: u64) {
+pub(super) async fn make_known(admin: &Admin<MemoryStore>, account: &str, tokens: u64) {
     let reserved =
         admin.store.check_and_reserve(admin.clock.now(), &ask(account, tokens)).await.expect("no request id");
     reserved.answer.outcome.expect("it fits");

@@ -1,0 +1,188 @@
+//! The last changes of a key's limits, and why each came: for people, never for decisions.
+//!
+//! Nothing is kept for a key whose limits never moved. Of each window the last [`MOST_CHANGES`] changes are kept. A fall that
+//! goes on, and a rise of less than 1 %, are added to the change before where that has the same reason: an evening of slow
+//! decay is one line.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+
+use super::{Boosts, Bounds, EPOCH_SECONDS, Law, LawParams, Level, epoch_at, level};
+use crate::time::Timestamp;
+use crate::window::{PerWindow, Window};
+
+/// Most changes that are remembered of one window.
+pub const MOST_CHANGES: usize = 8;
+/// The most memory that the changes of a key take, bytes.
+pub const MOST_BYTES: usize = Window::ALL.len() * (MOST_CHANGES * size_of::<Change>() + size_of::<VecDeque<Change>>());
+
+/// The largest rise, in steps, that is less than 1 %.
+const SMALL: Level = 3;
+
+/// Why a limit moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The tokens settled in a minute recommended more.
+    Use,
+    /// The same, but the pressure that this minute saw slowed it.
+    UseBraked,
+    /// The same, and faster, as the account had proven as much before.
+    Return,
+    /// A request that would fit an empty window was denied, and tokens were settled: up to the reserve.
+    Denial,
+    /// Use no longer carries it: it follows the reserve down.
+    Decay,
+    /// An operator, or the end of an override, set the floor above it.
+    Floor,
+    /// An operator, or the end of an override, set the ceiling below it.
+    Ceiling,
+    /// An operator boosted it.
+    Boost,
+    /// A boost ended, and it begins to sink.
+    BoostEnd,
+    /// An operator set it back to its floor.
+    Reset,
+}
+
+/// One change of a limit, or several that go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When the first of them took effect.
+    pub since: Timestamp,
+    /// When the last of them took effect. A limit that nobody looked at sinks unseen: then when that was seen.
+    pub at: Timestamp,
+    /// The limit before, TPM; to 0.3 % where bounds changed.
+    pub before_tpm: u64,
+    /// The limit after, TPM.
+    pub after_tpm: u64,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// The last changes of a key's limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History(Option<Box<PerWindow<VecDeque<Change>>>>);
+
+/// What applies when a limit moves.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied<'a> {
+    /// The instant.
+    pub now: Timestamp,
+    /// The phase of the key.
+    pub phase_seconds: u64,
+    /// Floors and ceilings.
+    pub bounds: &'a PerWindow<Bounds>,
+    /// How limits move.
+    pub params: &'a LawParams,
+    /// What is boosted, or was.
+    pub boosts: &'a Boosts,
+}
+
+impl History {
+    /// The changes of `window`, the newest first.
+    pub fn newest_first(&self, window: Window) -> impl Iterator<Item = &Change> {
+        self.0.iter().flat_map(move |changes| changes[window].iter().rev())
+    }
+
+    /// Takes note of the limits that the law has moved from `before` to `after`.
+    #[cold]
+    pub fn on_moved(&mut self, before: &Law, after: &Law, applied: &Applied<'_>) {
+        for window in Window::ALL {
+            if before.windows[window].p != after.windows[window].p {
+                let reason = reason(window, before, after, applied);
+                self.push(window, before, after, applied, reason);
+            }
+        }
+    }
+
+    /// Takes note of the limits that an operator set back.
+    #[cold]
+    pub fn on_reset(&mut self, before: &Law, after: &Law, applied: &Applied<'_>) {
+        for window in Window::ALL {
+            if before.windows[window].p != after.windows[window].p {
+                self.push(window, before, after, applied, Reason::Reset);
+            }
+        }
+    }
+
+    fn push(&mut self, window: Window, before: &Law, after: &Law, applied: &Applied<'_>, reason: Reason) {
+        let bounds = &applied.bounds[window];
+        let (from, to) = (before.windows[window].p, after.windows[window].p);
+        // What moved an open epoch's limit did so now, what an epoch earned did so when it closed.
+        let closed = match reason {
+            Reason::Use | Reason::UseBraked | Reason::Return | Reason::Denial => before.epoch + 1,
+            _ => after.epoch,
+        };
+        let at = if before.epoch == after.epoch { applied.now } else { applied.epoch_start(closed).min(applied.now) };
+        let change = Change {
+            since: at,
+            at,
+            before_tpm: match reason {
+                Reason::Floor | Reason::Ceiling => level::tokens(from),
+                _ => before.limit_tpm(window, bounds),
+            },
+            after_tpm: after.limit_tpm(window, bounds),
+            reason,
+        };
+        let changes = &mut self.0.get_or_insert_default()[window];
+        match changes.back_mut() {
+            Some(last) if last.reason == reason && last.goes_on(from, to) => {
+                last.at = at;
+                last.after_tpm = change.after_tpm;
+            }
+            _ => {
+                if changes.len() >= MOST_CHANGES {
+                    changes.pop_front();
+                } else if changes.is_empty() {
+                    changes.reserve_exact(MOST_CHANGES);
+                }
+                changes.push_back(change);
+            }
+        }
+    }
+}
+
+impl Change {
+    fn goes_on(&self, from: Level, to: Level) -> bool {
+        self.reason == Reason::Decay || (from < to && to - from <= SMALL)
+    }
+}
+
+impl Applied<'_> {
+    /// When `epoch` begins for the key.
+    #[must_use]
+    pub const fn epoch_start(&self, epoch: u64) -> Timestamp {
+        Timestamp::from_seconds(epoch.saturating_mul(EPOCH_SECONDS).saturating_sub(self.phase_seconds))
+    }
+}
+
+fn reason(window: Window, before: &Law, after: &Law, applied: &Applied<'_>) -> Reason {
+    let (bounds, steps) = (&applied.bounds[window], applied.params.steps());
+    let (old, new) = (&before.windows[window], &after.windows[window]);
+    let lifts = || applied.boosts.lifts().iter().filter(|lift| lift.window == window);
+    let end = |expires_at: Timestamp| epoch_at(expires_at, applied.phase_seconds);
+    if new.p > old.p {
+        if lifts().any(|lift| before.epoch <= end(lift.expires_at) && new.p == lift.level(bounds)) {
+            Reason::Boost
+        } else if old.p < bounds.floor_level() && new.p == bounds.floor_level() {
+            Reason::Floor
+        } else if old.den && level::of_tokens(old.recommended(steps.headroom_permille)) < new.p {
+            Reason::Denial
+        } else if old.br > steps.slow_permille {
+            Reason::UseBraked
+        } else if new.p - old.p > steps.growth {
+            Reason::Return
+        } else {
+            Reason::Use
+        }
+    } else if new.p == bounds.ceiling_level() {
+        Reason::Ceiling
+    } else if lifts().any(|lift| {
+        let end = end(lift.expires_at);
+        before.epoch <= end && end < after.epoch && lift.level(bounds) >= old.p
+    }) {
+        Reason::BoostEnd
+    } else {
+        Reason::Decay
+    }
+}
