@@ -303,6 +303,12 @@ pub fn micros_per_token(duration: Duration, tokens: u64) -> u64 {
     (micros(duration) / tokens.max(1)).clamp(1, SLOWEST_MICROS_PER_TOKEN)
 }
 
+/// Tokens of a minute at a pace.
+#[must_use]
+pub fn reach(micros_per_token: u64) -> u64 {
+    60_000_000 / micros_per_token.max(1)
+}
+
 /// Reports closer than this say nothing about a pace: they may have waited for each other.
 pub const CLOSE: Duration = Duration::from_millis(500);
 

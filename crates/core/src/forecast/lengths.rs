@@ -186,7 +186,7 @@ impl Lengths {
         // Tokens until each mark, at this pace.
         let marks = marks_at(micros_per_token);
         let mut course = self.walk(prior, produced, most, &marks);
-        course.reach = (60_000_000 / micros_per_token.max(1)).min(most);
+        course.reach = super::reach(micros_per_token).min(most);
         course.most = most;
         course
     }

@@ -52,7 +52,14 @@ impl Minute {
 
 impl KeyState {
     /// Whether the ask fits at every instant of the coming minute.
-    pub(super) fn generated_fits(&self, ask: GeneratedAsk, limit_tpm: u64, forecast: &ForecastDefaults) -> bool {
+    /// Leaves that minute behind, if it had to be looked at.
+    pub(super) fn generated_fits(
+        &self,
+        ask: GeneratedAsk,
+        limit_tpm: u64,
+        forecast: &ForecastDefaults,
+        minute: &mut Option<Minute>,
+    ) -> bool {
         if ask.tokens > 0 && self.holds.reach().saturating_add(ask.reach) > self.most_reach(limit_tpm, forecast) {
             return false;
         }
@@ -66,7 +73,7 @@ impl KeyState {
         if ever <= limit_tpm || fits(charged, self.holds.in_the_end()) {
             return true;
         }
-        let minute = self.minute();
+        let minute = minute.get_or_insert_with(|| self.minute());
         minute.stretches().iter().all(|stretch| {
             fits(stretch.first_charged, stretch.expected)
                 || fits(stretch.last_charged, stretch.expected)
@@ -111,6 +118,7 @@ impl KeyState {
         ask: GeneratedAsk,
         limit_tpm: u64,
         forecast: &ForecastDefaults,
+        minute: &Minute,
     ) -> Timestamp {
         let latest = self.now.after(WINDOW);
         let most = self.most_reach(limit_tpm, forecast).saturating_sub(ask.reach);
@@ -121,7 +129,6 @@ impl KeyState {
             forecast.fits(sum, expected.tokens, expected.variance, limit_tpm)
         };
         // It does not fit before the last departure just before which it does not.
-        let minute = self.minute();
         let full = minute.stretches().iter().rev().find_map(|stretch| {
             if !fits(stretch.last_charged, stretch.expected) {
                 return Some(stretch.end);
@@ -135,7 +142,8 @@ impl KeyState {
         fit.max(full.unwrap_or(fit)).min(latest)
     }
 
-    fn minute(&self) -> Minute {
+    /// The coming minute, as of the last [`KeyState::advance`].
+    pub(super) fn minute(&self) -> Minute {
         let mut minute = Minute { stretches: [Stretch::default(); MOST_GROUPS + 1], count: 0 };
         let mut charged = self.generated.sum()[0];
         let mut ahead = self.holds.ahead();
@@ -177,10 +185,15 @@ impl KeyState {
         limit_tpm: u64,
         rules: &Rules<'_>,
     ) -> Course {
-        let most = declared.map_or(u64::MAX, |declared| declared.saturating_sub(produced)).min(limit_tpm);
+        let most = most_of(produced, declared, limit_tpm);
         let mut course = self.lengths.course(&self.prior.hazards, produced, most, micros_per_token);
-        course.reach = course.reach.min(self.most_reach(limit_tpm, rules.forecast) / FEWEST_STREAMS);
+        course.reach = self.stream_reach(most, micros_per_token, limit_tpm, rules);
         course
+    }
+
+    /// What a stream that may produce `most` tokens counts for in the guard.
+    pub(super) fn stream_reach(&self, most: u64, micros_per_token: u64, limit_tpm: u64, rules: &Rules<'_>) -> u64 {
+        forecast::reach(micros_per_token).min(most).min(self.most_reach(limit_tpm, rules.forecast) / FEWEST_STREAMS)
     }
 
     /// The guard: what the live streams may be able to produce within a minute.
@@ -204,4 +217,9 @@ impl KeyState {
         let own = forecast::micros_per_token(elapsed, generated.saturating_sub(reported));
         if reported > 0 { own } else { own.min(usual) }
     }
+}
+
+/// The most that a stream may still produce that has produced `produced` tokens.
+pub(super) fn most_of(produced: u64, declared: Option<u64>, limit_tpm: u64) -> u64 {
+    declared.map_or(u64::MAX, |declared| declared.saturating_sub(produced)).min(limit_tpm)
 }

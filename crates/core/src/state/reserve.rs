@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use core::time::Duration;
 
-use super::expectation::GeneratedAsk;
+use super::expectation::{GeneratedAsk, Minute, most_of};
 use super::{Forget, KeyState, KnownRequest, Rules};
 use crate::ask::Request;
 use crate::decision::{Allowed, Answer, Bound, Denial, Denied};
@@ -49,11 +49,17 @@ impl Judgement {
     }
 }
 
-/// What a request asks for, and what it is expected to do.
+/// What a request asks for.
 struct Wish {
     ask: Tokens,
-    course: Course,
-    duration: Duration,
+    /// Generated tokens that it could produce within a minute.
+    reach: u64,
+}
+
+impl Wish {
+    const fn generated(&self) -> GeneratedAsk {
+        GeneratedAsk { tokens: self.ask.generated, reach: self.reach }
+    }
 }
 
 impl KeyState {
@@ -114,18 +120,19 @@ impl KeyState {
         }
         // The account's own limits first: above them it is a 429, whatever the deployment says (C10).
         let own = self.wish(request, &figures, &limits, rules);
-        let full = self.full(&own.ask, own.course.reach, &limits, rules);
+        let mut minute = None;
+        let full = self.full(&own, &limits, rules, &mut minute);
         if full != PerWindow::default() {
             for (window, _) in full.iter().filter(|(_, full)| **full) {
                 self.law.on_denied(window, own.ask[window], &rules.bounds[window]);
             }
             self.on_denied(&own.ask, &full, &limits, rules);
-            let wait = self.wait(&own.ask, own.course.reach, &limits, rules);
+            let wait = self.wait(&own, &limits, rules, minute);
             return Ok(Judgement::denied(Denial::WindowFull, Some(wait), own.ask, full));
         }
         let effective = super::effective(&limits, request.service_tier, rules);
         let wish = if effective == limits { own } else { self.wish(request, &figures, &effective, rules) };
-        if let Some((denial, windows)) = self.overloaded(&wish, &limits, &effective, request, rules) {
+        if let Some((denial, windows)) = self.overloaded(&wish, &limits, &effective, request, rules, &mut minute) {
             let wait = self.overloaded_wait(request, &windows, rules);
             return Ok(Judgement::denied(denial, Some(wait), wish.ask, windows));
         }
@@ -133,7 +140,7 @@ impl KeyState {
             if self.live.len() < reserve.most_reservations { number() } else { Err(Bound::ReservationsPerKey) };
         match number {
             Ok(number) => {
-                let hold = Hold::new(&wish.course, self.now, self.now, wish.duration);
+                let hold = self.hold(request, &figures, &wish, effective.generated, rules);
                 self.admit(number, reserve, wish.ask, hold, figures.micros_per_token());
                 let allowed =
                     Allowed { number, reserved: wish.ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
@@ -222,16 +229,20 @@ impl KeyState {
         Timestamp::from_seconds(close).since(self.now)
     }
 
-    /// What a request asks for and is expected to do where these limits are enforced.
+    /// What a request asks for where these limits are enforced.
     fn wish(&self, request: &Request<'_>, figures: &Figures, limits: &Tokens, rules: &Rules<'_>) -> Wish {
-        let ask = figures.ask(request, limits);
+        let most = most_of(0, request.max_generated_tokens, limits.generated);
+        let reach = self.stream_reach(most, figures.micros_per_token(), limits.generated, rules);
+        Wish { ask: figures.ask(request, limits), reach }
+    }
+
+    /// What is held of a request where this limit is enforced. The answer says that a typical answer is. What is expected to
+    /// come, and when, is the course's to say: rare long answers make it more.
+    fn hold(&self, request: &Request<'_>, figures: &Figures, wish: &Wish, limit_tpm: u64, rules: &Rules<'_>) -> Hold {
         let pace = figures.micros_per_token();
-        let mut course = self.course(0, request.max_generated_tokens, pace, limits.generated, rules);
+        let course = self.course(0, request.max_generated_tokens, pace, limit_tpm, rules);
         let duration = forecast::duration(course.total, pace);
-        // The answer says that a typical answer is held. What is expected to come, and when, is the course's to say: rare long
-        // answers make it more.
-        course.total = ask.generated;
-        Wish { ask, course, duration }
+        Hold::new(&Course { total: wish.ask.generated, ..course }, self.now, self.now, duration)
     }
 
     /// Whether the busy deployment is why a request within its limits is refused, and in which windows: squeezed, or shed.
@@ -242,12 +253,13 @@ impl KeyState {
         effective: &Tokens,
         request: &Request<'_>,
         rules: &Rules<'_>,
+        minute: &mut Option<Minute>,
     ) -> Option<(Denial, PerWindow<bool>)> {
         if rules.pressure == PerWindow::default() {
             return None;
         }
         if effective != limits {
-            let squeezed = self.full(&wish.ask, wish.course.reach, effective, rules);
+            let squeezed = self.full(wish, effective, rules, minute);
             if squeezed != PerWindow::default() {
                 return Some((Denial::Squeezed, squeezed));
             }
@@ -287,27 +299,25 @@ impl KeyState {
         mixed(request.key.hash() ^ call) >> 32
     }
 
-    /// The windows in which the ask does not fit now.
-    fn full(&self, ask: &Tokens, reach: u64, limits: &Tokens, rules: &Rules<'_>) -> PerWindow<bool> {
+    /// The windows in which the ask does not fit now. Leaves the coming minute behind, if it had to be looked at.
+    fn full(&self, wish: &Wish, limits: &Tokens, rules: &Rules<'_>, minute: &mut Option<Minute>) -> PerWindow<bool> {
         PerWindow::from_fn(|window| match window {
-            Window::Generated => {
-                let ask = GeneratedAsk { tokens: ask.generated, reach };
-                !self.generated_fits(ask, limits.generated, rules.forecast)
-            }
-            _ => self.room(window, limits[window], rules).is_none_or(|room| ask[window] > room),
+            Window::Generated => !self.generated_fits(wish.generated(), limits.generated, rules.forecast, minute),
+            _ => self.room(window, limits[window], rules).is_none_or(|room| wish.ask[window] > room),
         })
     }
 
     /// How long until the ask fits (contract C12): holds run as forecast, the limits stay, nothing else is admitted. At most
     /// 60 s.
-    fn wait(&self, ask: &Tokens, reach: u64, limits: &Tokens, rules: &Rules<'_>) -> Duration {
-        let room = |window: Window| limits[window].saturating_sub(ask[window]);
+    fn wait(&self, wish: &Wish, limits: &Tokens, rules: &Rules<'_>, minute: Option<Minute>) -> Duration {
+        let room = |window: Window| limits[window].saturating_sub(wish.ask[window]);
         let prompt = self.prompt.wait_until_at_most(0, room(Window::Prompt), self.now);
         let uncached = self.prompt.wait_until_at_most(1, room(Window::UncachedPrompt), self.now);
         // The prompt windows only empty. The generated one may fill meanwhile with what the holds produce.
         let from = self.now.after(prompt.max(uncached));
-        let ask = GeneratedAsk { tokens: ask.generated, reach };
-        self.generated_fits_from(from, ask, limits.generated, rules.forecast).since(self.now).min(WINDOW)
+        let minute = minute.unwrap_or_else(|| self.minute());
+        let fits = self.generated_fits_from(from, wish.generated(), limits.generated, rules.forecast, &minute);
+        fits.since(self.now).min(WINDOW)
     }
 }
 
