@@ -3,7 +3,7 @@
 //! Twenty minutes, so not part of a plain run. `TIDEGATE_BUSY_MINUTES` makes it shorter or longer:
 //!
 //! ```console
-//! $ cargo test -p tidegate-tests --test busy -- --ignored --nocapture
+//! $ ./test -E 'binary(busy)' --run-ignored all
 //! ```
 
 #![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
