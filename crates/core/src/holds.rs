@@ -115,42 +115,50 @@ impl Holds {
 
     /// Adds a hold that began at or before the instant of the last [`Holds::advance`].
     pub fn insert(&mut self, hold: &Hold) {
-        self.change(hold, 1);
+        self.insert_like(hold, hold.tokens);
+    }
+
+    /// As [`Holds::insert`] of a hold that differs from this one in the tokens held alone.
+    pub fn insert_like(&mut self, hold: &Hold, tokens: u64) {
+        self.change(hold, tokens, 1);
     }
 
     /// Takes back a hold that was inserted and not yet removed.
     pub fn remove(&mut self, hold: &Hold) {
-        self.change(hold, -1);
+        self.remove_like(hold, hold.tokens);
+    }
+
+    /// As [`Holds::remove`] of a hold that differs from this one in the tokens held alone.
+    pub fn remove_like(&mut self, hold: &Hold, tokens: u64) {
+        self.change(hold, tokens, -1);
         self.forget_if_empty();
     }
 
-    /// Puts a hold in the place of one that was inserted and not yet removed.
-    pub fn replace(&mut self, old: &Hold, new: &Hold) {
-        let now = self.now.as_seconds();
-        if old.fades_with(new) && old.tokens > 0 && old.gone > now {
-            // A silent stream's: what is held of it, and when it is gone, stay as they are.
-            self.change_course(old, -1);
-            self.change_course(new, 1);
-            self.change_fading_course(old, new);
-        } else {
-            self.change(old, -1);
-            self.change(new, 1);
-            self.forget_if_empty();
+    /// Puts the courses of so many [`Hold::silent`] ones in the place of those from which they were made.
+    pub fn replace_silent(&mut self, old: &Hold, new: &Hold, count: u32) {
+        if old.tokens == 0 || old.gone <= self.now.as_seconds() {
+            return;
         }
+        debug_assert!(old.fades_with(new), "what is held, and when it is gone, stay as they are");
+        let count = i64::from(count);
+        self.change_course(old, -count);
+        self.change_course(new, count);
+        self.change_fading_course(old, new, count);
     }
 
-    fn change(&mut self, hold: &Hold, sign: i64) {
+    fn change(&mut self, hold: &Hold, tokens: u64, sign: i64) {
         let now = self.now.as_seconds();
-        if hold.tokens == 0 || hold.gone <= now {
+        if tokens == 0 || hold.gone <= now {
             return;
         }
         self.change_course(hold, sign);
-        let (fade, top) = (hold.fade(), hold.top);
+        let (fade, top) = (hold.fade(tokens), hold.top);
         let wide = i128::from(sign);
         // Wraps where a hold is taken back, to exactly what it was.
         let signed = |tokens: u64| if sign < 0 { tokens.wrapping_neg() } else { tokens };
         let (reach, most) = (signed(hold.reach), signed(hold.most));
-        self.held += hold.held() * wide;
+        let held = Hold::held(tokens) * wide;
+        self.held += held;
         self.reach = self.reach.wrapping_add(reach);
         self.most = self.most.wrapping_add(most);
         if hold.end > now {
@@ -165,15 +173,15 @@ impl Holds {
         self.fade_knot(hold.gone, |knot| {
             knot.slope.add(fade.times(-wide));
             knot.gone.top.add(top.times(sign));
-            knot.gone.held += hold.held() * wide;
+            knot.gone.held += held;
             knot.gone.faded.add(hold.faded_by(hold.gone, &fade).times(wide));
             knot.gone.reach = knot.gone.reach.wrapping_add(reach);
             knot.gone.most = knot.gone.most.wrapping_add(most);
         });
     }
 
-    /// Adds the lines of a hold's course, or takes them back.
-    fn change_course(&mut self, hold: &Hold, sign: i64) {
+    /// Adds the lines of a hold's course so many times, or takes them back.
+    fn change_course(&mut self, hold: &Hold, times: i64) {
         let now = self.now.as_seconds();
         let knots = self.knots.get_or_insert_with(|| Box::new([Line::default(); AHEAD]));
         let (mut level, mut slope) = hold.start();
@@ -181,7 +189,7 @@ impl Holds {
         let mut change_at = |second: u64, change: Line| {
             if second > now {
                 let knot = &mut knots[place(second)];
-                if sign < 0 { knot.subtract(change) } else { knot.add(change) }
+                knot.add(change.times(times));
             } else {
                 slope.add(change);
                 level.add(change.times(i64::try_from(now - second).unwrap_or(0)));
@@ -191,16 +199,19 @@ impl Holds {
             change_at(second, sooner);
             change_at(second + 1, later);
         }
-        self.level.add(level.times(sign));
-        self.slope.add(slope.times(sign));
-        self.top.add(hold.top.times(sign));
+        self.level.add(level.times(times));
+        self.slope.add(slope.times(times));
+        self.top.add(hold.top.times(times));
     }
 
     /// What fading takes of the courses of two holds that fade together otherwise, the one in the place of the other.
-    fn change_fading_course(&mut self, old: &Hold, new: &Hold) {
+    fn change_fading_course(&mut self, old: &Hold, new: &Hold, count: i64) {
         let now = self.now.as_seconds();
-        let (old_fade, new_fade) = (old.fade(), new.fade());
-        let between = |old: Fade, new: Fade| Fade { produced: new.produced - old.produced, ..Fade::default() };
+        let (old_fade, new_fade) = (old.fade(old.tokens), new.fade(new.tokens));
+        let between = |old: Fade, new: Fade| Fade {
+            produced: (new.produced - old.produced) * i128::from(count),
+            ..Fade::default()
+        };
         let slope = between(old_fade, new_fade);
         if new.end > now {
             self.fade_knot(new.end, |knot| knot.slope.add(slope));
@@ -210,8 +221,8 @@ impl Holds {
         }
         self.fade_knot(new.gone, |knot| {
             knot.slope.add(slope.times(-1));
-            knot.gone.top.add(old.top.times(-1));
-            knot.gone.top.add(new.top);
+            knot.gone.top.add(old.top.times(-count));
+            knot.gone.top.add(new.top.times(count));
             let all = between(old.faded_by(old.gone, &old_fade), new.faded_by(new.gone, &new_fade));
             knot.gone.faded.add(all);
         });

@@ -71,6 +71,27 @@ impl Stated {
     }
 }
 
+/// Streams that are held alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CohortId {
+    /// When they were admitted, in spans since the epoch.
+    pub(crate) number: u64,
+    /// What each of them may produce at most.
+    pub(crate) most: u64,
+}
+
+/// How the output is held that a stream may still produce.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Held {
+    /// It has ended, or its hold was dropped.
+    #[default]
+    Nothing,
+    /// As the others of its cohort, but for the tokens: those it reserved.
+    Cohort(CohortId),
+    /// By itself: it has reported.
+    Alone(Box<Hold>),
+}
+
 /// A live reservation, or the last state of an ended one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
@@ -92,8 +113,8 @@ pub struct Reservation {
     pub generated: u64,
     /// When; the admission if never.
     pub reported_at: Timestamp,
-    /// What it is still expected to produce.
-    pub hold: Hold,
+    /// What is held of it.
+    pub held: Held,
     /// The instant of its timer, at or before `expires_at`.
     pub timer_at: Timestamp,
     /// Its pace: microseconds for a token; at least 1.
@@ -101,6 +122,19 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// Most that one takes, in bytes, with its hold, or with a cohort of which it is the only stream.
+    pub const MOST_BYTES: usize = size_of::<Self>() + size_of::<Hold>() + 2 * size_of::<CohortId>() + 32;
+
+    /// Tokens held of it, before any of that has faded.
+    #[must_use]
+    pub fn held_tokens(&self) -> u64 {
+        match &self.held {
+            Held::Nothing => 0,
+            Held::Cohort(_) => self.reserved.generated,
+            Held::Alone(hold) => hold.tokens(),
+        }
+    }
+
     /// The reservation behind a ticket whose own record is not here: nothing of it was charged.
     #[must_use]
     pub fn unknown(ticket: &Ticket) -> Self {
@@ -114,7 +148,7 @@ impl Reservation {
             counted: [0, 0],
             generated: 0,
             reported_at: ticket.admitted_at,
-            hold: Hold::default(),
+            held: Held::Nothing,
             timer_at: ticket.admitted_at,
             micros_per_token: 1,
         }

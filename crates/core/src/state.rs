@@ -18,10 +18,12 @@ use crate::pressure::Reading;
 use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
+use cohort::Cohorts;
 use denied::Denied;
 use silence::Looks;
 use watch::Watch;
 
+mod cohort;
 mod denied;
 mod end;
 mod expectation;
@@ -116,6 +118,7 @@ pub struct KeyState {
     issued: Issued,
     expiries: BTreeSet<(Timestamp, Number)>,
     forgets: BTreeSet<(Timestamp, Forget)>,
+    cohorts: Cohorts,
     looks: Looks,
     /// The last reservation whose tokens may still come and that was forgotten before its time.
     forgotten: Option<Number>,
@@ -148,6 +151,7 @@ impl KeyState {
             issued: Issued::default(),
             expiries: BTreeSet::new(),
             forgets: BTreeSet::new(),
+            cohorts: Cohorts::default(),
             looks: Looks::default(),
             forgotten: None,
             ids_good_until: Timestamp::ZERO,
@@ -168,8 +172,8 @@ impl KeyState {
             self.on_expiry(number);
         }
         for _ in 0..TIMERS_AT_ONCE {
-            let Some(number) = self.looks.pop_due(self.now) else { break };
-            self.on_look(number, rules);
+            let Some(whom) = self.looks.pop_due(self.now) else { break };
+            self.on_look(whom, rules);
         }
         for _ in 0..TIMERS_AT_ONCE {
             let Some(&(at, what)) = self.forgets.first().filter(|(at, _)| *at <= self.now) else { break };

@@ -86,6 +86,9 @@ impl Stage<'_> {
     /// Plays the keys that stand alone. Answers what their models learn, in the order of time, and the key that taught it.
     fn play_alone(&mut self, until: Moment, on_requests: &(dyn Fn(u64) + Sync)) -> Vec<(Moment, usize, Sample)> {
         let around = Surroundings { prior: self.models.defaults(), pressure: PerWindow::default() };
+        // Once every key stands alone, nobody asks the models anything.
+        let mut others = self.players.iter().flatten().filter(|player| !player.stands_alone());
+        let asked = others.any(|player| player.next().is_some());
         let alone = self.players.iter_mut().enumerate();
         let alone =
             alone.filter_map(|(key, player)| Some((key, player.as_mut().filter(|player| player.stands_alone())?)));
@@ -95,10 +98,13 @@ impl Stage<'_> {
             let mut learned = Vec::new();
             loop {
                 let Some((key, player)) = next.lock().expect("nobody panics with the lock").next() else { break };
-                let (come, mut own) = (player.come(), Vec::new());
-                player.play(until, &around, &mut own);
+                let come = player.come();
+                player.play(until, &around, |moment, sample| {
+                    if asked {
+                        learned.push((moment, key, sample));
+                    }
+                });
                 on_requests(player.come() - come);
-                learned.extend(own.into_iter().map(|(moment, sample)| (moment, key, sample)));
             }
             lessons.lock().expect("nobody panics with the lock").extend(learned);
         };

@@ -85,8 +85,9 @@ impl MemoryBounds {
         let names = 3 * MAX_NAME_BYTES as u64;
         let lazy = denials::MOST_BYTES as u64 + history::MOST_BYTES as u64;
         let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + 75 * 24 + lazy + names;
-        // A reservation in its tree, its three timers, and two knots of its fading; of one that ended, its last state.
-        let reservation = 2 * size_of::<Reservation>() as u64 + 780;
+        // A reservation and its place in its tree, its three timers, and two knots of its fading; of one that ended, its last
+        // state.
+        let reservation = Reservation::MOST_BYTES as u64 + 860;
         let remembered = size_of::<Reservation>() as u64 + 300;
         let deployment = (Deployment::MOST_BYTES + 2 * MAX_NAME_BYTES) as u64;
         let sum = [

@@ -166,13 +166,13 @@ impl Hold {
         knots
     }
 
-    /// What a second of fading takes.
-    pub(super) fn fade(&self) -> Fade {
+    /// What a second of fading takes of a hold of so many tokens.
+    pub(super) fn fade(&self, tokens: u64) -> Fade {
         let seconds = self.gone - self.end;
         let course = i64::try_from(self.gone - self.fades_from).unwrap_or(i64::MAX);
         // Rounded up, so that half a fading leaves half and not a token more. At most 2^40 tokens, with 16 digits.
         Fade {
-            held: (self.tokens << TOKEN_DIGITS).div_ceil(seconds).into(),
+            held: (tokens << TOKEN_DIGITS).div_ceil(seconds).into(),
             produced: (self.top.produced / course).into(),
             reach: (self.reach / seconds).into(),
         }
@@ -184,8 +184,8 @@ impl Hold {
         Fade { produced: fade.produced * i128::from(second - self.fades_from), ..fade.times(seconds) }
     }
 
-    pub(super) fn held(&self) -> i128 {
-        i128::from(self.tokens) << TOKEN_DIGITS
+    pub(super) fn held(tokens: u64) -> i128 {
+        i128::from(tokens) << TOKEN_DIGITS
     }
 }
 

@@ -26,16 +26,17 @@ fn steady(total: u64, rate: u64, variance: u64) -> Course {
 
 impl Hold {
     /// The model: what this hold alone is expected to have produced by `then`, seen from `now`; straight lines between the
-    /// marks, less what fading has taken so far (contract C7).
+    /// marks, the first one continued back if the course begins later, less what fading has taken so far (contract C7).
     pub(crate) fn expected(&self, now: Timestamp, then: Timestamp) -> f64 {
         if self.tokens == 0 || now.as_seconds() >= self.gone {
             return 0.0;
         }
-        let elapsed = then.since(self.since).as_secs_f64();
+        let elapsed = then.since(self.since).as_secs_f64() - self.since.since(then).as_secs_f64();
         let (mut produced, mut from) = (self.base as f64, 0.0);
         for (slope, mark) in self.slopes.into_iter().zip(MARKS) {
             let mark = mark as f64;
-            produced += slope.produced as f64 * (elapsed.min(mark) - from).max(0.0);
+            let from_here = elapsed.min(mark) - from;
+            produced += slope.produced as f64 * if from > 0.0 { from_here.max(0.0) } else { from_here };
             from = mark;
         }
         let top = self.top.produced as f64 / SECOND as f64;
@@ -113,6 +114,34 @@ fn a_silent_stream_is_believed_to_go_on_until_its_hold_has_faded() {
 }
 
 #[test]
+fn many_holds_alike_are_looked_at_as_one() {
+    let (mut together, mut alone) = (Holds::default(), Holds::default());
+    let hold = Hold::new(&steady(1_000, 50, 900), at(0), at(500), seconds(20));
+    for holds in [&mut together, &mut alone] {
+        holds.advance(at(200));
+        [7, 300, 1_000].into_iter().for_each(|tokens| holds.insert_like(&hold, tokens));
+        assert_eq!(holds.held(), 1_307);
+    }
+    for (now, unreported) in [(4_000, 200), (30_000, 1_500)] {
+        let silent = |hold: &Hold| hold.silent(unreported, &steady(400, 50, 100), at(now));
+        together.advance(at(now));
+        together.replace_silent(&hold, &silent(&hold), 3);
+        alone.advance(at(now));
+        for _ in 0..3 {
+            alone.replace_silent(&hold, &silent(&hold), 1);
+        }
+        assert_eq!(together, alone);
+        for holds in [&mut together, &mut alone] {
+            holds.replace_silent(&silent(&hold), &hold, 3);
+        }
+    }
+    for tokens in [7, 300, 1_000] {
+        together.remove_like(&hold, tokens);
+    }
+    assert_eq!(together, Holds { now: together.now, ..Holds::default() });
+}
+
+#[test]
 fn a_hold_does_not_fade_before_its_expected_end() {
     let mut holds = Holds::default();
     holds.advance(at(999));
@@ -164,9 +193,9 @@ proptest! {
             } else if action == 1 && !live.is_empty() {
                 let index = which.index(live.len());
                 let hold = &mut live[index];
-                holds.remove(hold);
-                *hold = hold.silent(rate * remaining, &steady(total, rate, total), at(now));
-                holds.insert(hold);
+                let silent = hold.silent(rate * remaining, &steady(total, rate, total), at(now));
+                holds.replace_silent(hold, &silent, 1);
+                *hold = silent;
             } else {
                 let hold = Hold::new(&steady(total, rate, total), at(now.saturating_sub(5_000)), at(now), seconds(remaining));
                 holds.insert(&hold);

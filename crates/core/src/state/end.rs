@@ -89,7 +89,7 @@ impl KeyState {
             let tokens = self.book(&mut live, prompt, generated_tokens, rules);
             live.expires_at = self.now.after(live.ttl);
             self.watch.on_output(self.now, self.generated.sum()[0], limit);
-            self.revise(&mut live, pace, rules);
+            self.revise(ticket.number, &mut live, pace, rules);
             Booked { outcome: SettleOutcome::Applied, clamped: false, tokens, sample: None }
         } else {
             Booked::DUPLICATE
@@ -224,9 +224,8 @@ impl KeyState {
     /// Takes a reservation out of the live ones, with its hold and its timer.
     fn take_live(&mut self, number: Number) -> Option<Box<Reservation>> {
         let mut live = self.live.remove(&number)?;
-        self.holds.remove(&live.hold);
+        self.cohorts.let_go(&mut self.holds, &mut live, self.now);
         self.expiries.remove(&(live.timer_at, number));
-        live.hold = Hold::default();
         Some(live)
     }
 
@@ -258,15 +257,14 @@ impl KeyState {
     }
 
     /// Replaces the hold by what the stream is expected to produce from here on.
-    fn revise(&mut self, live: &mut Reservation, pace: u64, rules: &Rules<'_>) {
+    fn revise(&mut self, number: Number, live: &mut Reservation, pace: u64, rules: &Rules<'_>) {
         let declared = live.stated.and_then(|stated| stated.max_generated_tokens);
         // By the published limit: a stream that was admitted produces what it produces, squeezed or not.
         let limit = self.limits(rules).generated;
         let course = self.course(live.generated, declared, pace, limit, rules);
         let duration = forecast::duration(course.total, pace);
         let hold = Hold::new(&course, live.admitted_at, self.now, duration);
-        self.holds.replace(&live.hold, &hold);
-        live.hold = hold;
+        self.hold_alone(number, live, hold);
         live.micros_per_token = pace;
     }
 }

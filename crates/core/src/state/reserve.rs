@@ -7,11 +7,10 @@ use super::expectation::{GeneratedAsk, Minute, most_of};
 use super::{Forget, KeyState, KnownRequest, Rules};
 use crate::ask::Request;
 use crate::decision::{Allowed, Answer, Bound, Denial, Denied};
-use crate::forecast::{self, Course, Figures};
-use crate::holds::Hold;
+use crate::forecast::{self, Figures};
 use crate::law::EPOCH_SECONDS;
 use crate::pressure::{LOWER_ABOVE, Signal};
-use crate::reservation::{MEMORY, Number, REPLAY, Reservation, Stated};
+use crate::reservation::{Held, MEMORY, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, WINDOW, Window};
 
@@ -140,8 +139,12 @@ impl KeyState {
             if self.live.len() < reserve.most_reservations { number() } else { Err(Bound::ReservationsPerKey) };
         match number {
             Ok(number) => {
-                let hold = self.hold(request, &figures, &wish, effective.generated, rules);
-                self.admit(number, reserve, wish.ask, hold, figures.micros_per_token());
+                let (limit, pace) = (effective.generated, figures.micros_per_token());
+                // The answer says that a typical answer is held. What is expected to come, and when, is the course's to say:
+                // rare long answers make it more.
+                let most = most_of(0, request.max_generated_tokens, limit);
+                let held = self.hold(wish.ask.generated, most, pace, limit, rules);
+                self.admit(number, reserve, wish.ask, held, pace);
                 let allowed =
                     Allowed { number, reserved: wish.ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
                 Ok(Judgement { outcome: Ok(allowed), binding: PerWindow::default() })
@@ -169,7 +172,7 @@ impl KeyState {
         self.answer(Judgement::denied(denial, None, ask, PerWindow::default()), request, rules)
     }
 
-    fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, hold: Hold, pace: u64) {
+    fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, held: Held, pace: u64) {
         let request = reserve.request;
         let expires_at = self.now.after(request.ttl);
         let reservation = Reservation {
@@ -182,13 +185,11 @@ impl KeyState {
             counted: [0, 0],
             generated: 0,
             reported_at: self.now,
-            hold,
+            held,
             timer_at: expires_at,
             micros_per_token: pace,
         };
-        self.look_after(number);
         self.prompt.charge(self.now, reservation.charged);
-        self.holds.insert(&reservation.hold);
         self.expiries.insert((expires_at, number));
         self.live.insert(number, Box::new(reservation));
         self.issued.push(number);
@@ -234,15 +235,6 @@ impl KeyState {
         let most = most_of(0, request.max_generated_tokens, limits.generated);
         let reach = self.stream_reach(most, figures.micros_per_token(), limits.generated, rules);
         Wish { ask: figures.ask(request, limits), reach }
-    }
-
-    /// What is held of a request where this limit is enforced. The answer says that a typical answer is. What is expected to
-    /// come, and when, is the course's to say: rare long answers make it more.
-    fn hold(&self, request: &Request<'_>, figures: &Figures, wish: &Wish, limit_tpm: u64, rules: &Rules<'_>) -> Hold {
-        let pace = figures.micros_per_token();
-        let course = self.course(0, request.max_generated_tokens, pace, limit_tpm, rules);
-        let duration = forecast::duration(course.total, pace);
-        Hold::new(&Course { total: wish.ask.generated, ..course }, self.now, self.now, duration)
     }
 
     /// Whether the busy deployment is why a request within its limits is refused, and in which windows: squeezed, or shed.

@@ -3,7 +3,6 @@
 use core::ops::Bound::{Excluded, Unbounded};
 
 use super::{KeyState, Outlook, Rules};
-use crate::holds::Hold;
 use crate::law::{Bounds, Law, WindowLaw};
 use crate::reservation::Number;
 use crate::time::Timestamp;
@@ -26,8 +25,7 @@ impl KeyState {
         let after = after.map_or(Unbounded, Excluded);
         let mut last = None;
         for (number, live) in self.live.range_mut((after, Unbounded)).take(most) {
-            self.holds.remove(&live.hold);
-            live.hold = Hold::default();
+            self.cohorts.let_go(&mut self.holds, live, self.now);
             last = Some(*number);
         }
         last

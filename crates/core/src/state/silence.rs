@@ -10,7 +10,8 @@ use core::cmp::Reverse;
 use core::time::Duration;
 
 use super::{KeyState, Rules};
-use crate::reservation::Number;
+use crate::holds::Hold;
+use crate::reservation::{CohortId, Held, Number};
 use crate::time::{Timestamp, micros};
 
 /// Silence that is looked at first; shorter than that of a gateway that reports now and then, longer than of one that reports
@@ -20,57 +21,99 @@ const FIRST: Duration = Duration::from_secs(2);
 /// The next look comes after another half of the silence.
 const PARTS: u32 = 2;
 
+/// Who is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Whom {
+    Cohort(CohortId),
+    Stream(Number),
+}
+
 /// When streams that say nothing are looked at. Those that have ended stay until they are due, or are too many.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Looks(BinaryHeap<Reverse<(Timestamp, Number)>>);
+pub(super) struct Looks(BinaryHeap<Reverse<(Timestamp, Whom)>>);
 
 impl Looks {
-    pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Number> {
-        let Reverse((at, number)) = *self.0.peek()?;
+    pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Whom> {
+        let Reverse((at, whom)) = *self.0.peek()?;
         (at <= now).then(|| {
             self.0.pop();
-            number
+            whom
         })
     }
 }
 
 impl KeyState {
-    /// Sets the first look at a stream that is being admitted.
+    /// Sets the first look at a stream that is held by itself from now on.
     pub(super) fn look_after(&mut self, number: Number) {
+        self.look_at(self.now.after(FIRST), Whom::Stream(number));
+    }
+
+    /// Sets the first look at a cohort that begins.
+    pub(super) fn look_after_cohort(&mut self, id: CohortId) {
+        self.look_at(self.now.after(FIRST), Whom::Cohort(id));
+    }
+
+    fn look_at(&mut self, at: Timestamp, whom: Whom) {
         /// So many may have ended before they are looked for.
         const MOST_ENDED: usize = 64;
         if self.looks.0.len() > 2 * self.live.len() + MOST_ENDED {
-            self.looks.0.retain(|Reverse((_, number))| self.live.contains_key(number));
+            self.looks.0.retain(|Reverse((_, whom))| match whom {
+                Whom::Cohort(id) => self.cohorts.get(*id).is_some(),
+                Whom::Stream(number) => self.live.contains_key(number),
+            });
         }
-        self.looks.0.push(Reverse((self.now.after(FIRST), number)));
+        self.looks.0.push(Reverse((at, whom)));
     }
 
-    /// Looks at a stream that may have said nothing for a while. One that has spoken since is looked at later: moving the look
-    /// with each report would cost more.
-    pub(super) fn on_look(&mut self, number: Number, rules: &Rules<'_>) {
-        let Some(live) = self.live.get(&number) else { return };
-        let silence = self.now.since(live.reported_at);
+    /// Looks at streams that may have said nothing for a while. Who has spoken since is looked at later: moving the look with
+    /// each report would cost more.
+    pub(super) fn on_look(&mut self, whom: Whom, rules: &Rules<'_>) {
+        let heard_at = match whom {
+            Whom::Cohort(id) if self.cohorts.forget(id, self.now) => return,
+            Whom::Cohort(id) => self.cohorts.get(id).map(|cohort| cohort.began),
+            Whom::Stream(number) => self.live.get(&number).map(|live| live.reported_at),
+        };
+        let Some(heard_at) = heard_at else { return };
+        let silence = self.now.since(heard_at);
         let look_at = if silence < FIRST {
-            live.reported_at.after(FIRST)
+            heard_at.after(FIRST)
         } else {
-            self.believe(number, silence, rules);
+            match whom {
+                Whom::Cohort(id) => self.believe_cohort(id, silence, rules),
+                Whom::Stream(number) => self.believe_stream(number, silence, rules),
+            }
             self.now.after((silence / PARTS).max(FIRST))
         };
-        self.looks.0.push(Reverse((look_at, number)));
+        self.looks.0.push(Reverse((look_at, whom)));
     }
 
-    fn believe(&mut self, number: Number, silence: Duration, rules: &Rules<'_>) {
-        let Some(live) = self.live.get(&number) else { return };
-        // What it may produce in all is what it might when it last spoke.
-        let most = live.hold.most();
-        let unreported = (micros(silence) / live.micros_per_token.max(1)).min(most);
-        let total = live.generated.saturating_add(most);
-        let limit = self.limits(rules).generated;
-        let course = self.course(live.generated + unreported, Some(total), live.micros_per_token, limit, rules);
-        let hold = live.hold.silent(unreported, &course, self.now);
-        if let Some(live) = self.live.get_mut(&number) {
-            self.holds.replace(&live.hold, &hold);
-            live.hold = hold;
+    fn believe_cohort(&mut self, id: CohortId, silence: Duration, rules: &Rules<'_>) {
+        let Some(cohort) = self.cohorts.get(id) else { return };
+        let hold = self.believed(&cohort.hold, silence, 0, cohort.micros_per_token, rules);
+        if let Some(cohort) = self.cohorts.get_mut(id) {
+            self.holds.replace_silent(&cohort.hold, &hold, cohort.streams);
+            cohort.hold = hold;
         }
+    }
+
+    fn believe_stream(&mut self, number: Number, silence: Duration, rules: &Rules<'_>) {
+        let Some(live) = self.live.get(&number) else { return };
+        let Held::Alone(hold) = &live.held else { return };
+        let believed = self.believed(hold, silence, live.generated, live.micros_per_token, rules);
+        if let Some(Held::Alone(hold)) = self.live.get_mut(&number).map(|live| &mut live.held) {
+            self.holds.replace_silent(hold, &believed, 1);
+            **hold = believed;
+        }
+    }
+
+    /// The hold of a stream that has said nothing for so long since it reported `generated` tokens.
+    fn believed(&self, hold: &Hold, silence: Duration, generated: u64, pace: u64, rules: &Rules<'_>) -> Hold {
+        // What it may produce in all is what it might when it last spoke.
+        let most = hold.most();
+        let unreported = (micros(silence) / pace.max(1)).min(most);
+        let total = generated.saturating_add(most);
+        let limit = self.limits(rules).generated;
+        let course = self.course(generated + unreported, Some(total), pace, limit, rules);
+        hold.silent(unreported, &course, self.now)
     }
 }

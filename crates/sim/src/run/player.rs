@@ -168,11 +168,11 @@ impl<'a> Player<'a> {
         self.setup.capacity.is_none() && self.limiter.stands_alone()
     }
 
-    /// Plays what comes before `until`. What the model learns from it goes to `lessons`.
-    pub(super) fn play(&mut self, until: Moment, around: &Surroundings<'_>, lessons: &mut Vec<(Moment, Sample)>) {
+    /// Plays what comes before `until`. What the model can learn from it goes to `learn`.
+    pub(super) fn play(&mut self, until: Moment, around: &Surroundings<'_>, mut learn: impl FnMut(Moment, Sample)) {
         while let Some(moment) = self.next().filter(|moment| *moment < until) {
             if let Step::Ended(Some(sample)) = self.step(moment, around) {
-                lessons.push((moment, sample));
+                learn(moment, sample);
             }
         }
     }

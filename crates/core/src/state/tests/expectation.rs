@@ -112,8 +112,8 @@ fn the_guards_wait_is_for_a_stream_to_end() {
     let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
     let streams: Vec<_> = (0..30).map(|_| key.admit(&asked)).collect();
     let denied = key.ask(&asked).outcome.expect_err("the guard is full");
-    // 10 tokens at 40 a second, at least a second.
-    assert_eq!((denied.denial, denied.retry_after), (Denial::WindowFull, Some(Duration::from_secs(1))));
+    // 10 tokens at 40 a second, at least a second; and whoever is admitted within half a second is held until the last ends.
+    assert_eq!((denied.denial, denied.retry_after), (Denial::WindowFull, Some(Duration::from_secs(2))));
     assert_eq!(key.windows().generated.remaining_tokens, 0);
     key.now += 1_000;
     key.settle(&streams[0], 10).expect("live");
@@ -188,6 +188,42 @@ fn a_stream_that_has_not_settled_is_believed_to_be_a_long_one() {
     // Nobody hears of them for good: what is believed of them fades with their holds.
     key.now += 300_000;
     assert_eq!(room(&mut key), 0);
+}
+
+#[test]
+fn a_stream_that_falls_silent_after_a_report_is_believed_to_be_a_long_one() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+    teach(&mut key, [100, 2_000]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    let streams: Vec<_> = (0..10).map(|_| key.admit(&asked)).collect();
+    key.now += 1_000;
+    for stream in &streams {
+        key.progress(stream, 40).expect("live");
+    }
+    let room = |key: &mut Key| 36_000 - key.windows().generated.remaining_tokens;
+    let at_first = room(&mut key);
+    key.now += 11_000;
+    let later = room(&mut key);
+    assert!(later > at_first * 6 / 5, "{at_first}, then {later}");
+}
+
+#[test]
+fn whoever_is_admitted_late_in_a_cohort_is_held_in_full_until_its_own_expected_end() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+    teach(&mut key, [100, 100]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    for late in (0..500).step_by(100) {
+        key.admit(&asked);
+        let (held, first) = (key.state.held_tokens(), key.now);
+        key.now = first + 499 - late;
+        let last = key.admit(&asked);
+        let duration = crate::forecast::duration(last.reserved.generated, key.state.figures.micros_per_token());
+        key.now += u64::try_from(duration.as_millis()).expect("short");
+        assert_eq!(key.windows().generated.held_tokens, held + last.reserved.generated);
+        key.now = first + 300_000;
+        assert_eq!(key.windows().generated.held_tokens, 0);
+        key.now += late + 100;
+    }
 }
 
 #[test]
