@@ -81,7 +81,7 @@ async fn operators_change_limits_and_see_them() {
 
     let (_, error) = run(&server, 2, &["admin", "accounts", "update", "acme", "--tier", "no such tier"]);
     assert!(error.contains("account.tier") && error.contains("no such tier"), "{error}");
-    let (_, error) = run(&server, 1, &["admin", "tiers", "delete", "gold"]);
+    let (_, error) = run(&server, 1, &["admin", "tiers", "delete", "gold", "--yes"]);
     assert!(error.contains("gold"), "{error}");
     let (_, error) = run(&server, 2, &["admin", "tiers", "update", "gold", "--prompt-floor", "many"]);
     assert!(error.contains("--prompt-floor"), "{error}");

@@ -27,8 +27,10 @@ async fn spend(gateway: &Gateway, ask: &Ask, generated: u64) {
     gateway.settle_as_admitted(&answer.reservation_id, generated).await;
 }
 
+const EXPLAIN_ACME: [&str; 7] = ["admin", "limits", "explain", "--account", "acme", "--model", "m"];
+
 fn shown(server: &Server, arguments: &[&str]) -> String {
-    let (exit, output, error) = server.run(Build::TestClock, &[&["admin", "limits", "explain"], arguments].concat());
+    let (exit, output, error) = server.run(Build::TestClock, &[&EXPLAIN_ACME[..], arguments].concat());
     assert_eq!(exit, Some(0), "{arguments:?}\n{output}{error}");
     output
 }
@@ -89,12 +91,13 @@ async fn a_limit_grows_when_and_as_far_as_its_explanation_says() {
 async fn operators_read_it_as_a_table_as_sentences_and_as_json() {
     let server = Setup::test_clock().start();
     let gateway = Gateway::of(&server).await;
-    let (exit, _, error) = server.run(Build::TestClock, &["admin", "limits", "explain", "nobody", "m"]);
+    let (exit, _, error) =
+        server.run(Build::TestClock, &["admin", "limits", "explain", "--account", "nobody", "--model", "m"]);
     assert_eq!(exit, Some(1), "{error}");
     assert!(error.contains("nobody/m/"), "{error}");
     gateway.bound("acme", [36_000; 3], [100_000; 3]).await;
 
-    let text = shown(&server, &["acme", "m", "--to", "50k"]);
+    let text = shown(&server, &["--to", "50k"]);
     for expected in
         ["No traffic yet", "both from tier tier of acme", "uncached_prompt", "36,000", "100,000", "within a week"]
     {
@@ -104,16 +107,16 @@ async fn operators_read_it_as_a_table_as_sentences_and_as_json() {
     spend(&gateway, &ask, 36_000).await;
     gateway.advance(MINUTE);
     spend(&gateway, &ask, 36_000).await;
-    let text = shown(&server, &["acme", "m", "--window", "generated"]);
+    let text = shown(&server, &["--window", "generated"]);
     for expected in ["It grows to", "-> 38,5", "grew by use", "it is the fullest"] {
         assert!(text.contains(expected), "{expected}:\n{text}");
     }
-    let json: Value = serde_json::from_str(&shown(&server, &["acme", "m", "", "--to", "50k", "--json"])).expect("JSON");
+    let json: Value = serde_json::from_str(&shown(&server, &["--variant", "", "--to", "50k", "--json"])).expect("JSON");
     let generated = &json["windows"][2];
     assert_eq!((&json["known"], &generated["motion"]), (&true.into(), &"grows".into()), "{json}");
     assert_eq!(generated["floor_origin"]["name"], "tier of acme");
     assert!(generated["target_after_ms"].as_u64().is_some_and(|ms| ms > 60_000), "{generated}");
-    let (exit, ..) = server.run(Build::TestClock, &["admin", "limits", "explain", "acme", "m", "--window", "all"]);
+    let (exit, ..) = server.run(Build::TestClock, &[&EXPLAIN_ACME[..], &["--window", "all"]].concat());
     assert_eq!(exit, Some(2));
     gateway.verdict().assert_clean();
 }

@@ -27,7 +27,8 @@ Examples:
   tidegate simulate trace.csv.gz --out plots
   tidegate top
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration; `check` and `config diff` have their own.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+`check` and `config diff` have their own.";
 
 /// Rate limiting for LLM serving: may this account spend these tokens now?
 #[derive(Debug, clap::Parser)]
@@ -90,6 +91,11 @@ mod tests {
             let path = format!("{path} {}", command.get_name());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.starts_with("Examples:\n  tidegate "), "`{path}` has no examples in its --help");
+            let wraps = help.lines().find(|line| line.chars().count() > 100);
+            assert_eq!(
+                wraps, None,
+                "`{path}`: help is at most 100 columns wide: what is longer is wrapped, and an example cannot be copied"
+            );
             assert!(command.get_about().is_some(), "`{path}` does not say what it does");
             for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
                 visit(subcommand, &path);

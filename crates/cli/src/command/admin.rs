@@ -27,9 +27,9 @@ const EXAMPLES: &str = "\
 Examples:
   tidegate admin tiers list
   tidegate admin accounts create acme --tier tier-2
-  tidegate admin overrides create --account acme --model large --generated-floor 200k --expires-in 7d --reason launch
+  tidegate admin overrides create --account acme --prompt-floor 9M --expires-in 7d --reason launch
   tidegate admin limits list --at-ceiling --json
-  tidegate admin limits explain acme large --to 200k
+  tidegate admin limits explain --account acme --model large --to 200k
   tidegate admin boost --account acme --generated 400k --for 2h --reason launch --dry-run
   tidegate admin enforcement set shadow --reason \"wrong limits\" --yes
   tidegate admin changes --since 1h

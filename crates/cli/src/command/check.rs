@@ -19,7 +19,7 @@ use tidegate_server::config::amount::parse_tokens;
 const EXAMPLES: &str = "\
 Examples:
   tidegate check --account acme --model large --prompt 12k --cached 8k
-  tidegate check --account acme --model large --variant turbo --max-generated 4k --priority --verbose
+  tidegate check --account acme --model large --max-generated 4k --priority --verbose
   tidegate check --account acme --model large --prompt 900k --json | jq .retry_after_ms
 
 Exit codes: 0 allow, 3 rate limited, 4 overloaded, 5 forbidden; 1 no decision, 2 wrong usage.";

@@ -34,7 +34,8 @@ The file is read as `serve --config FILE` reads it, the built-in tiers being par
 Tiers, accounts, models and overrides are compared and written. A server reads the rest
 (default_tier, unknown_accounts, law_profiles, settings of the process) at its start alone.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. `diff` is as diff(1): 0 same, 1 different, 2 trouble.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+`diff` is as diff(1): 0 same, 1 different, 2 trouble.";
 
 /// Check configuration files, compare them with a running server, and make its policy what they say
 #[derive(Clone, Debug, clap::Args)]

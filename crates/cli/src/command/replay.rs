@@ -32,8 +32,9 @@ Examples:
   tidegate replay trace.csv.gz --decisions decisions.jsonl
 
 At --speed N the server sees N times the trace's traffic in each of its minutes.
-A trace is gzip or plain CSV, sorted by t_ms, with the columns t_ms, account, model, prompt_tokens, generated_tokens
-and, where known, cached_prompt_tokens and duration_ms (else 0.5 s and 1/40 s for each generated token).
+A trace is gzip or plain CSV, sorted by t_ms, with the columns t_ms, account, model, prompt_tokens,
+generated_tokens and, where known, cached_prompt_tokens and duration_ms (else 0.5 s and 1/40 s for
+each generated token).
 Ctrl-C settles what is under way and shows the table so far.";
 
 /// Play a trace against a running server

@@ -10,7 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   tidegate serve
   tidegate serve --config tidegate.toml --listen 0.0.0.0:7437
-  tidegate serve --listen off --unix-socket /run/tidegate.sock --admin-listen unix:/run/tidegate-admin.sock
+  tidegate serve --listen off --unix-socket /run/tidegate.sock --admin-listen unix:/run/admin.sock
 
 A flag wins over its TIDEGATE_* environment variable, the variable over the file.
 SIGTERM and Ctrl-C stop it: calls in flight are answered first.";

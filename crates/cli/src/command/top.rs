@@ -31,10 +31,12 @@ Examples:
   tidegate top --target http://127.0.0.1:7438 --model large
   tidegate top --once --json | jq '.keys[] | select(.at_ceiling)'
 
-Keys: up and down select, left and right choose what to sort by, r reverses, / filters, p pauses, q quits.
-USED/LIMIT is of the trailing minute and of what is enforced now, yellow where a busy deployment squeezes it, magenta at
-its ceiling. DENIED counts requests of the trailing minute, with ~ where shadow let them through. PRESS is how busy the
-deployment is, 100% at its objective. Without a terminal, use --once.";
+Keys: up and down select, left and right choose what to sort by, r reverses, / filters, p pauses,
+q quits.
+USED/LIMIT is of the trailing minute and of what is enforced now, yellow where a busy deployment
+squeezes it, magenta at its ceiling. DENIED counts requests of the trailing minute, with ~ where
+shadow let them through. PRESS is how busy the deployment is, 100% at its objective.
+Without a terminal, use --once.";
 
 /// Watch what each key uses and may use, live
 ///

@@ -9,8 +9,9 @@ use tonic::{Code, Response};
 use super::Session;
 use super::enforcement::OwnEnforcement;
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{WriteFlags, Written, mask};
+use super::write::{FinalWriteFlags, WriteFlags, Written, mask};
 use crate::failure::Failure;
+use crate::output::printable;
 use crate::words;
 
 const EXAMPLES: &str = "\
@@ -85,7 +86,7 @@ pub(super) enum AccountsCommand {
         /// The account
         name: String,
         #[command(flatten)]
-        write: WriteFlags,
+        write: FinalWriteFlags,
     },
 }
 
@@ -154,7 +155,11 @@ pub(super) async fn run(mut session: Session, command: AccountsCommand) -> Resul
             update(session, account, vec!["blocked".to_owned()], &write).await
         }
         AccountsCommand::Delete { name, write } => {
-            let request = DeleteAccountRequest { name, options: write.to_wire() };
+            write.confirm(&format!(
+                "Account {} would be deleted: it would have the limits of an unknown account.",
+                printable(&name)
+            ))?;
+            let request = DeleteAccountRequest { name, options: write.write.to_wire() };
             let answer = session.client.delete_account(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteAccount"))?;
             let written = Written {
@@ -162,7 +167,7 @@ pub(super) async fn run(mut session: Session, command: AccountsCommand) -> Resul
                 effect: answer.effect,
                 persisted: answer.persisted,
                 warnings: answer.warnings,
-                dry_run: write.dry_run,
+                dry_run: write.write.dry_run,
             };
             written.print(&session, &LISTING, None)
         }

@@ -20,8 +20,8 @@ use crate::words;
 const EXAMPLES: &str = "\
 Examples:
   tidegate admin boost --account acme --generated 400k --for 2h --reason launch --dry-run
-  tidegate admin boost --account acme --model large --prompt 20M --uncached-prompt 8M --until 2027-01-01T00:00:00Z
-  tidegate admin boost --account acme --generated 1 --for 1s    (takes a boost back: the limit sinks)";
+  tidegate admin boost --account acme --model large --prompt 20M --until 2027-01-01T00:00:00Z
+  tidegate admin boost --account acme --generated 1 --for 1s    (takes it back)";
 
 /// Raise limits now, for a planned launch; afterwards they sink gently
 #[derive(Clone, Debug, clap::Args)]

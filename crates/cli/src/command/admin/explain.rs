@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate_proto::v1::{
-    BoostedScope, BoundOrigin, BoundSource, ExplainLimitRequest, ExplainLimitResponse, LimitExplanation, LimitKey,
-    LimitMotion, LimitStep, Window,
+    BoostedScope, BoundOrigin, BoundSource, ExplainLimitRequest, ExplainLimitResponse, LimitExplanation, LimitMotion,
+    LimitStep, Window,
 };
 use tidegate_server::config::amount::parse_tokens;
 use tonic::Response;
 
 use super::Session;
 use super::boost::boosted_json;
+use super::limits::KeyFlags;
 use crate::failure::Failure;
 use crate::output::{Rows, grouped, print, print_json, printable};
 use crate::words;
@@ -19,13 +20,8 @@ use crate::words;
 /// One key, and what to say of it.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ExplainArgs {
-    /// The account
-    account: String,
-    /// The model
-    model: String,
-    /// Its variant; without it, the regular one
-    #[arg(default_value = "", hide_default_value = true)]
-    variant: String,
+    #[command(flatten)]
+    key: KeyFlags,
     /// Say when the limit comes to this one, TPM, if use goes on as in the last minute
     #[arg(long, value_name = "TPM", value_parser = parse_tokens)]
     to: Option<u64>,
@@ -54,9 +50,9 @@ impl From<WindowName> for Window {
 
 /// Explains.
 pub(super) async fn run(mut session: Session, args: ExplainArgs) -> Result<(), Failure> {
-    let ExplainArgs { account, model, variant, to, window } = args;
+    let ExplainArgs { key, to, window } = args;
     let request = ExplainLimitRequest {
-        key: Some(LimitKey { account, model, variant }),
+        key: Some(key.into_wire()),
         window: window.map_or(Window::Unspecified, Window::from).into(),
         target_tpm: to,
     };

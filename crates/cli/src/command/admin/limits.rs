@@ -8,7 +8,7 @@ use super::Session;
 use super::boost::boosted_json;
 use super::explain::{self, ExplainArgs, boost_lines};
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{WriteFlags, Written};
+use super::write::{FinalWriteFlags, Written};
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, printable};
 use crate::words::{self, WINDOWS};
@@ -19,7 +19,7 @@ Examples:
   tidegate admin limits list --at-ceiling
   tidegate admin limits list --model large --variant turbo --json
   tidegate admin limits show --account acme --model large --variant turbo
-  tidegate admin limits explain acme large turbo --to 200k --window generated
+  tidegate admin limits explain --account acme --model large --to 200k --window generated
   tidegate admin limits reset --account acme --model large --drop-holds --dry-run";
 
 /// Limits: what each key may use now, and what it uses
@@ -54,34 +54,43 @@ pub(super) enum LimitsCommand {
     /// Set the limits of one key back to their floors
     #[command(after_help = EXAMPLES)]
     Reset {
-        /// The account
-        #[arg(long, value_name = "NAME")]
-        account: String,
-        /// The model
-        #[arg(long, value_name = "NAME")]
-        model: String,
-        /// Its variant; without it, the regular one
-        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
-        variant: String,
+        #[command(flatten)]
+        key: KeyFlags,
         /// Drop what is held for its live streams as well
         #[arg(long)]
         drop_holds: bool,
         #[command(flatten)]
-        write: WriteFlags,
+        write: FinalWriteFlags,
     },
     /// Show the windows of one key
     #[command(after_help = EXAMPLES)]
-    Show {
-        /// The account
-        #[arg(long, value_name = "NAME")]
-        account: String,
-        /// The model
-        #[arg(long, value_name = "NAME")]
-        model: String,
-        /// Its variant; without it, the regular one
-        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
-        variant: String,
-    },
+    Show(KeyFlags),
+}
+
+/// One key.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct KeyFlags {
+    /// The account
+    #[arg(long, value_name = "NAME")]
+    account: String,
+    /// The model
+    #[arg(long, value_name = "NAME")]
+    model: String,
+    /// Its variant; without it, the regular one
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    variant: String,
+}
+
+impl KeyFlags {
+    pub(super) fn into_wire(self) -> LimitKey {
+        LimitKey { account: self.account, model: self.model, variant: self.variant }
+    }
+
+    /// For people: `acme on large turbo`.
+    fn title(&self) -> String {
+        let Self { account, model, variant } = self;
+        printable(format!("{account} on {model} {variant}").trim_end())
+    }
 }
 
 const LISTING: Listing<KeyLimits> = Listing {
@@ -134,9 +143,11 @@ pub(super) async fn run(mut session: Session, command: LimitsCommand) -> Result<
             pages.await
         }
         LimitsCommand::Explain(args) => explain::run(session, args).await,
-        LimitsCommand::Reset { account, model, variant, drop_holds, write } => {
-            let key = Some(LimitKey { account, model, variant });
-            let request = ResetLimitRequest { key, windows: Vec::new(), drop_holds, options: write.to_wire() };
+        LimitsCommand::Reset { key, drop_holds, write } => {
+            let holds = if drop_holds { ", and what is held for its live streams would be dropped" } else { "" };
+            write.confirm(&format!("All limits of {} would go back to their floors{holds}.", key.title()))?;
+            let key = Some(key.into_wire());
+            let request = ResetLimitRequest { key, windows: Vec::new(), drop_holds, options: write.write.to_wire() };
             let answer = session.client.reset_limit(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("ResetLimit"))?;
             let written = Written {
@@ -144,11 +155,11 @@ pub(super) async fn run(mut session: Session, command: LimitsCommand) -> Result<
                 effect: answer.effect,
                 persisted: answer.persisted,
                 warnings: answer.warnings,
-                dry_run: write.dry_run,
+                dry_run: write.write.dry_run,
             };
             written.print_reset(&session, answer.dropped_hold_tokens)
         }
-        LimitsCommand::Show { account, model, variant } => {
+        LimitsCommand::Show(KeyFlags { account, model, variant }) => {
             let query = ListLimitsRequest {
                 page_size: 1,
                 account: Some(account),

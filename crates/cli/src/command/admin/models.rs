@@ -9,14 +9,15 @@ use tonic::Response;
 use super::Session;
 use super::bounds::{self, BoundFlags};
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{WriteFlags, Written, mask};
+use super::write::{FinalWriteFlags, WriteFlags, Written, mask};
 use crate::failure::Failure;
+use crate::output::printable;
 
 const EXAMPLES: &str = "\
 Examples:
   tidegate admin models list
   tidegate admin models show large --variant turbo
-  tidegate admin models create large --prompt-ceiling 21.6M --uncached-prompt-ceiling 5.4M --generated-ceiling 216k
+  tidegate admin models create large --prompt-ceiling 21.6M --generated-ceiling 216k
   tidegate admin models update large --law-profile static
   tidegate admin models delete large --variant turbo";
 
@@ -61,7 +62,7 @@ pub(super) enum ModelsCommand {
         #[command(flatten)]
         place: ModelPlace,
         #[command(flatten)]
-        write: WriteFlags,
+        write: FinalWriteFlags,
     },
 }
 
@@ -141,7 +142,12 @@ pub(super) async fn run(mut session: Session, command: ModelsCommand) -> Result<
             written.print(&session, &LISTING, answer.model.as_ref())
         }
         ModelsCommand::Delete { place: ModelPlace { name, variant }, write } => {
-            let request = DeleteModelRequest { name, variant, options: write.to_wire() };
+            let title = if variant.is_empty() { name.clone() } else { format!("{name} {variant}") };
+            write.confirm(&format!(
+                "The policy of model {} would be deleted: it would have the tiers' bounds alone.",
+                printable(&title)
+            ))?;
+            let request = DeleteModelRequest { name, variant, options: write.write.to_wire() };
             let answer = session.client.delete_model(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteModel"))?;
             let written = Written {
@@ -149,7 +155,7 @@ pub(super) async fn run(mut session: Session, command: ModelsCommand) -> Result<
                 effect: answer.effect,
                 persisted: answer.persisted,
                 warnings: answer.warnings,
-                dry_run: write.dry_run,
+                dry_run: write.write.dry_run,
             };
             written.print(&session, &LISTING, None)
         }

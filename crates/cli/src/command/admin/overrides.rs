@@ -13,15 +13,16 @@ use tonic::Response;
 use super::Session;
 use super::bounds::{self, BoundFlags};
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{WriteFlags, Written, mask};
+use super::write::{FinalWriteFlags, WriteFlags, Written, mask};
 use crate::failure::Failure;
+use crate::output::printable;
 use crate::stopwatch::wall_clock;
 use tidegate_server::config::amount::parse_duration;
 
 const EXAMPLES: &str = "\
 Examples:
   tidegate admin overrides list --account acme
-  tidegate admin overrides create --account acme --model large --generated-floor 200k --expires-in 7d --reason launch
+  tidegate admin overrides create --account acme --prompt-floor 9M --expires-in 7d --reason launch
   tidegate admin overrides update 0d9f2c --generated-floor 400k --expires-at 2027-01-01T00:00:00Z
   tidegate admin overrides update 0d9f2c --no-expiry
   tidegate admin overrides delete 0d9f2c";
@@ -77,7 +78,7 @@ pub(super) enum OverridesCommand {
         /// The override's id
         id: String,
         #[command(flatten)]
-        write: WriteFlags,
+        write: FinalWriteFlags,
     },
 }
 
@@ -196,7 +197,11 @@ pub(super) async fn run(mut session: Session, command: OverridesCommand) -> Resu
             written.print(&session, &LISTING, answer.r#override.as_ref())
         }
         OverridesCommand::Delete { id, write } => {
-            let request = DeleteOverrideRequest { override_id: id, options: write.to_wire() };
+            write.confirm(&format!(
+                "Override {} would be deleted: limits would fall back to the bounds of tier and model.",
+                printable(&id)
+            ))?;
+            let request = DeleteOverrideRequest { override_id: id, options: write.write.to_wire() };
             let answer = session.client.delete_override(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteOverride"))?;
             let written = Written {
@@ -204,7 +209,7 @@ pub(super) async fn run(mut session: Session, command: OverridesCommand) -> Resu
                 effect: answer.effect,
                 persisted: answer.persisted,
                 warnings: answer.warnings,
-                dry_run: write.dry_run,
+                dry_run: write.write.dry_run,
             };
             written.print(&session, &LISTING, None)
         }

@@ -11,16 +11,16 @@ use super::Session;
 use super::bounds::{self, BoundFlags};
 use super::enforcement::OwnEnforcement;
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{WriteFlags, Written, mask};
+use super::write::{FinalWriteFlags, WriteFlags, Written, mask};
 use crate::failure::Failure;
-use crate::output::{Rows, print};
+use crate::output::{Rows, print, printable};
 use crate::words;
 
 const EXAMPLES: &str = "\
 Examples:
   tidegate admin tiers list
   tidegate admin tiers show enterprise
-  tidegate admin tiers create gold --prompt-floor 3.6M --prompt-ceiling 64.8M --law-profile published
+  tidegate admin tiers create gold --prompt-floor 3.6M --prompt-ceiling 9M --law-profile published
   tidegate admin tiers update gold --generated-ceiling 900k --prompt-ceiling inherit
   tidegate admin tiers update gold --enforcement shadow --reason \"new limits, on trial\"
   tidegate admin tiers set-model gold --model large --variant turbo --generated-ceiling 216k
@@ -90,7 +90,7 @@ pub(super) enum TiersCommand {
         /// The tier
         name: String,
         #[command(flatten)]
-        write: WriteFlags,
+        write: FinalWriteFlags,
     },
 }
 
@@ -193,7 +193,8 @@ pub(super) async fn run(mut session: Session, command: TiersCommand) -> Result<(
             update_model(&mut session, name, place, &write, |_| None).await
         }
         TiersCommand::Delete { name, write } => {
-            let request = DeleteTierRequest { name, options: write.to_wire() };
+            write.confirm(&format!("Tier {} would be deleted, with all its bounds.", printable(&name)))?;
+            let request = DeleteTierRequest { name, options: write.write.to_wire() };
             let answer = session.client.delete_tier(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteTier"))?;
             let written = Written {
@@ -201,7 +202,7 @@ pub(super) async fn run(mut session: Session, command: TiersCommand) -> Result<(
                 effect: answer.effect,
                 persisted: answer.persisted,
                 warnings: answer.warnings,
-                dry_run: write.dry_run,
+                dry_run: write.write.dry_run,
             };
             written.print(&session, &LISTING, None)
         }

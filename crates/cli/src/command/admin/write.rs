@@ -6,6 +6,7 @@ use tidegate_proto::v1::{LimitChange, WriteEffect, WriteOptions};
 
 use super::Session;
 use super::listing::Listing;
+use crate::confirm::ConfirmFlags;
 use crate::failure::Failure;
 use crate::output::{Rows, grouped, print, print_json, remark};
 use crate::words;
@@ -53,6 +54,25 @@ impl WriteFlags {
     pub(super) fn to_wire_at(&self, revision: u64) -> Option<WriteOptions> {
         let expected_revision = self.expected_revision.or(Some(revision));
         self.to_wire().map(|options| WriteOptions { expected_revision, ..options })
+    }
+}
+
+/// How to write what cannot be undone.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct FinalWriteFlags {
+    #[command(flatten)]
+    confirm: ConfirmFlags,
+    #[command(flatten)]
+    pub(super) write: WriteFlags,
+}
+
+impl FinalWriteFlags {
+    /// Asks as [`ConfirmFlags::confirm`] does, but for a dry run, which changes nothing.
+    ///
+    /// # Errors
+    /// As there; then nothing was sent.
+    pub(super) fn confirm(&self, consequence: &str) -> Result<(), Failure> {
+        if self.write.dry_run { Ok(()) } else { self.confirm.confirm(consequence) }
     }
 }
 
@@ -145,8 +165,17 @@ impl Written {
             }
             print(&format!("\n{rows}"))?;
         }
+        if effect.keys == 0 {
+            remark("No key that the server holds is concerned.");
+            return Ok(());
+        }
+        if (effect.limits_raised, effect.limits_lowered, effect.limits_released) == (0, 0, 0) {
+            remark(&format!("Known keys: {}; none of their limits moves.", grouped(effect.keys)));
+            return Ok(());
+        }
+        let noun = if effect.keys == 1 { "key" } else { "keys" };
         remark(&format!(
-            "{} known keys: {} limits raised by {} TPM, {} lowered by {} TPM, {} free to sink to a lower floor",
+            "{} known {noun}: {} limits raised by {} TPM, {} lowered by {} TPM, {} free to sink to a lower floor",
             grouped(effect.keys),
             grouped(effect.limits_raised),
             grouped(effect.gained_tpm),

@@ -102,6 +102,7 @@ impl Sort {
     fn compare(self, a: &KeyLimits, b: &KeyLimits) -> Ordering {
         let share = |limits: &KeyLimits, window| tracked::status(limits, window).map(tracked::use_permille);
         let highest = |limits: &KeyLimits| limits.windows.iter().filter_map(tracked::position).max();
+        let percent = |limits: &KeyLimits| limits.pressure_permille.map(|permille| permille / 10);
         match self {
             Self::Use => {
                 let fullest = |limits: &KeyLimits| tracked::fullest(limits).map(tracked::use_permille);
@@ -114,7 +115,8 @@ impl Sort {
             Self::Window(window) => share(a, window).cmp(&share(b, window)),
             Self::Position => highest(a).cmp(&highest(b)),
             Self::Denied => a.denied_requests.cmp(&b.denied_requests),
-            Self::Pressure => a.pressure_permille.cmp(&b.pressure_permille),
+            // As it is shown: keys of one deployment, told at different times, differ by a permille.
+            Self::Pressure => percent(a).cmp(&percent(b)),
             Self::Live => a.live_reservations.cmp(&b.live_reservations),
         }
     }
@@ -122,6 +124,10 @@ impl Sort {
 
 fn part(limits: &KeyLimits, part: impl FnOnce(&LimitKey) -> &String) -> Option<&str> {
     limits.key.as_ref().map(|key| part(key).as_str())
+}
+
+fn widest(keys: &[&Tracked], name: impl Fn(&LimitKey) -> &String) -> usize {
+    keys.iter().filter_map(|key| part(&key.limits, &name)).map(|name| name.chars().count()).max().unwrap_or_default()
 }
 
 /// Everything that the screen shows.
@@ -157,6 +163,8 @@ pub(super) struct View<'a> {
     /// Index of the first of `rows` among those that match.
     pub(super) first: usize,
     pub(super) matching: usize,
+    /// Characters of the longest account and of the longest model among those that match.
+    pub(super) widest: (usize, usize),
     pub(super) keys: usize,
     pub(super) at_ceiling: usize,
     pub(super) live: u64,
@@ -270,6 +278,7 @@ impl App {
             selected: (!matching.is_empty()).then(|| selected - first),
             first,
             matching: matching.len(),
+            widest: (widest(&matching, |key| &key.account), widest(&matching, |key| &key.model)),
             keys: self.keys.len(),
             at_ceiling: matching.iter().filter(|key| tracked::at_ceiling(&key.limits)).count(),
             denied: matching.iter().map(|key| key.limits.denied_requests).fold(0, u64::saturating_add),
@@ -324,10 +333,15 @@ impl App {
         let filter = self.filter.to_lowercase();
         let wanted = |name: &Name| [&name.0, &name.1].iter().any(|part| part.to_lowercase().contains(&filter));
         let mut keys: Vec<_> = self.keys.iter().filter(|(name, _)| wanted(name)).map(|(_, key)| key).collect();
+        // Of the many keys with the same pressure or no denial, the fullest need a look; names that are equal are no such crowd.
+        let named = matches!(self.sort, Sort::Account | Sort::Model);
+        let fullest =
+            |a: &Tracked, b: &Tracked| if named { Ordering::Equal } else { Sort::Use.compare(&b.limits, &a.limits) };
         // Stable: equal ones stay in the order of their names.
         keys.sort_by(|a, b| {
             let order = self.sort.compare(&a.limits, &b.limits);
-            if self.descending { order.reverse() } else { order }
+            let order = if self.descending { order.reverse() } else { order };
+            order.then_with(|| fullest(a, b))
         });
         keys
     }

@@ -1,23 +1,30 @@
-//! The state on a screen of any size. From 80 columns up each width shows what fits: live reservations, variant, tier,
-//! floor..ceiling, course and longer bars come in that order; from 30 lines up there is a pane with the windows of the selected key.
+//! The state on a screen of any size. From 80 columns up each width shows what fits: live reservations, variant, tier, names
+//! in full, floor..ceiling, course and longer bars come in that order; from 16 lines up there is the selected key's name, from
+//! 30 up a pane with its windows.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Cell, Row, Table};
+use ratatui::widgets::{Cell, Row, Table};
 use tidegate_proto::v1::{Enforcement, KeyLimits, Window, WindowStatus};
 
 use super::app::{App, Sort, View};
-use super::tracked::{self, COURSE_POINTS, Tracked};
+use super::tracked::{self, Tracked};
 use crate::output::{grouped, printable};
-use crate::words::{self, WINDOWS};
+use crate::words::WINDOWS;
 
-/// Lines that leave room for the pane.
+mod names;
+mod pane;
+
+/// Lines that leave room for the pane, and for its first line alone.
 const PANE_FROM: u16 = 30;
 const PANE_LINES: u16 = 6;
+const PANE_TITLE_FROM: u16 = 16;
 /// `used/limit`, such as `999k/3.6M`.
 const AMOUNTS: u16 = 9;
+/// What 80 columns leave for account and model.
+const NAMES: u16 = 19;
 const SHORTEST_BAR: u16 = 4;
 const LONGEST_BAR: u16 = 16;
 const POSITION: u16 = 12;
@@ -29,7 +36,11 @@ const LIVE: u16 = 5;
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     let area = frame.area();
-    let pane = if area.height >= PANE_FROM { PANE_LINES } else { 0 };
+    let pane = match area.height {
+        PANE_FROM.. => PANE_LINES,
+        PANE_TITLE_FROM.. => 1,
+        _ => 0,
+    };
     let [title, status, table, detail, help] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(1),
@@ -44,7 +55,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     frame.render_widget(status_line(&view), status);
     draw_table(frame, &view, table);
     if let Some(key) = view.selected.and_then(|at| view.rows.get(at)).filter(|_| pane > 0) {
-        draw_pane(frame, key, detail);
+        if pane == 1 {
+            frame.render_widget(Line::from(pane::short_title(key)).dim(), detail);
+        } else {
+            pane::draw(frame, key, detail);
+        }
     }
     frame.render_widget(help_line(&view), help);
 }
@@ -101,6 +116,8 @@ fn help_line<'a>(view: &View<'_>) -> Line<'a> {
 
 /// Which columns a width has room for, and how long bars are.
 struct Columns {
+    account: usize,
+    model: usize,
     live: bool,
     variant: bool,
     tier: bool,
@@ -110,26 +127,35 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(width: u16) -> Self {
-        // What the columns that are always there take with the shortest bars: two names, three windows, denials, pressure.
+    fn of(width: u16, needed: (usize, usize)) -> Self {
+        // What the columns that are always there take with the shortest bars: names, three windows, denials, pressure.
         let mut left = width.saturating_sub(80);
-        let mut room = |columns: u16| {
-            let fits = left >= columns;
-            left = if fits { left - columns } else { 0 };
-            fits
-        };
-        let (live, variant, tier) = (room(6), room(9), room(12));
-        let (position, course) = (room(POSITION + 1), room(COURSE + 1));
+        let (live, variant, tier) = (room(&mut left, 6), room(&mut left, 9), room(&mut left, 12));
+        let missing = u16::try_from((needed.0 + needed.1).saturating_sub(NAMES.into())).unwrap_or(u16::MAX).min(left);
+        left -= missing;
+        let (position, course) = (room(&mut left, POSITION + 1), room(&mut left, COURSE + 1));
         // Half of the rest is for names.
-        Self { live, variant, tier, position, course, bar: (SHORTEST_BAR + left / 6).min(LONGEST_BAR) }
+        let bar = (SHORTEST_BAR + left / 6).min(LONGEST_BAR);
+        let spare = left - 3 * (bar - SHORTEST_BAR);
+        let (account, model) =
+            names::share((NAMES + missing + spare).saturating_sub(80_u16.saturating_sub(width)).into(), needed);
+        Self { account, model, live, variant, tier, position, course, bar }
     }
 }
 
+/// Takes `columns` out of what is `left`; where they do not fit, nothing comes after them either.
+fn room(left: &mut u16, columns: u16) -> bool {
+    let rest = left.checked_sub(columns);
+    *left = rest.unwrap_or_default();
+    rest.is_some()
+}
+
 fn draw_table(frame: &mut Frame<'_>, view: &View<'_>, area: Rect) {
-    let columns = Columns::of(area.width);
+    let columns = Columns::of(area.width, names::needed(view));
     let amount = Constraint::Length(columns.bar + 1 + AMOUNTS);
     let mut header = vec![head(view, "ACCOUNT", Sort::Account), head(view, "MODEL", Sort::Model)];
-    let mut widths = vec![Constraint::Fill(1), Constraint::Fill(1)];
+    let mut widths =
+        [columns.account, columns.model].map(|width| Constraint::Length(width.try_into().unwrap_or(u16::MAX))).to_vec();
     let mut column = |wanted: bool, cell: Cell<'static>, width: Constraint| {
         if wanted {
             header.push(cell);
@@ -176,7 +202,7 @@ fn head(view: &View<'_>, name: &str, sort: Sort) -> Cell<'static> {
 
 fn cells(key: &Tracked, columns: &Columns) -> Vec<Cell<'static>> {
     let (account, model, variant) = tracked::name(&key.limits);
-    let mut cells = vec![Cell::from(printable(&account)), Cell::from(printable(&model))];
+    let mut cells = vec![Cell::from(names::fit(&account, columns.account)), names::fit(&model, columns.model).into()];
     if columns.variant {
         cells.push(printable(&variant).into());
     }
@@ -280,56 +306,6 @@ fn course(key: &Tracked, window: Window, points: usize) -> Line<'static> {
     let level = |place: u16| LEVELS[usize::from(place.min(1_000)) * (LEVELS.len() - 1) / 1_000];
     let text: String = key.course(window).skip(skip).map(level).collect();
     Line::from(format!("{text:>points$}")).style(Style::new().fg(Color::Cyan))
-}
-
-/// The selected key: each window with its numbers, its place and its course.
-fn draw_pane(frame: &mut Frame<'_>, key: &Tracked, area: Rect) {
-    let (account, model, variant) = tracked::name(&key.limits);
-    let names = [account, model, variant].map(|name| printable(&name));
-    let title = format!(
-        " {}  tier {}, enforcement {}, {} denied a minute, {} live ",
-        names.join(" ").trim_end(),
-        printable(&key.limits.tier),
-        words::enforcement(key.limits.enforcement),
-        grouped(key.limits.denied_requests),
-        grouped(key.limits.live_reservations)
-    );
-    let mut columns = vec![("WINDOW", 15), ("LIMIT TPM", 13), ("USED", 13), ("HELD", 11), ("LEFT", 13)];
-    let mut left = area.width.saturating_sub(columns.iter().map(|(_, width)| width + 1).sum());
-    for extra in [("FLOOR", 13), ("CEILING", 13), ("FLOOR..CEIL", 12), ("LIMIT, 10 MIN", COURSE_POINTS)] {
-        if left <= extra.1 {
-            break;
-        }
-        left -= extra.1 + 1;
-        columns.push(extra);
-    }
-    let header = columns.iter().map(|(name, width)| match *name {
-        "WINDOW" | "FLOOR..CEIL" | "LIMIT, 10 MIN" => Cell::from(*name),
-        _ => Cell::from(format!("{name:>width$}", width = usize::from(*width))),
-    });
-    let rows = WINDOWS.into_iter().filter_map(|window| tracked::status(&key.limits, window)).map(|status| {
-        let cells = columns.iter().map(|(name, width)| {
-            let number = |tokens| Cell::from(format!("{:>width$}", grouped(tokens), width = usize::from(*width)));
-            match *name {
-                "WINDOW" => Cell::from(words::window(status.window)),
-                "LIMIT TPM" => number(status.effective_limit_tpm),
-                "USED" => number(status.used_tokens),
-                "HELD" => number(status.held_tokens),
-                "LEFT" => number(status.remaining_tokens),
-                "FLOOR" => number(status.floor_tpm),
-                "CEILING" => number(status.ceiling_tpm),
-                "FLOOR..CEIL" => track(status, *width).into(),
-                _ => course(key, status.window(), usize::from(*width)).into(),
-            }
-        });
-        Row::new(cells.collect::<Vec<_>>())
-    });
-    let widths = columns.iter().map(|(_, width)| Constraint::Length(*width));
-    let table = Table::new(rows.collect::<Vec<_>>(), widths).header(Row::new(header).style(Style::new().bold()));
-    let block = Block::new().borders(Borders::TOP).title(title);
-    let inside = block.inner(area);
-    frame.render_widget(block, area);
-    frame.render_widget(table.column_spacing(1), inside);
 }
 
 /// `999`, `1.2k`, `36k`, `3.6M`: at most four characters up to 2^40, cut down.

@@ -85,7 +85,7 @@ fn every_column_sorts_both_ways() {
     assert_eq!(says("pressure"), Some("bca"), "the busiest first, the unknown last");
     assert_eq!(says("account"), Some("abc"));
     assert_eq!(says("model"), Some("acb"));
-    assert_eq!(says("floor..ceiling"), Some("cab"));
+    assert_eq!(says("floor..ceiling"), Some("cba"), "of equal places the fullest first");
     assert_eq!(says("use"), Some("bca"), "and all the way round");
     press(&mut app, KeyCode::Left);
     assert_eq!(app.view(0).sort, Sort::Live);
@@ -182,4 +182,15 @@ fn q_and_ctrl_c_quit_also_while_typing() {
     press(&mut app, KeyCode::Char('/'));
     let ctrl_c = Event::Key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL));
     assert_eq!(app.on_input(ctrl_c), Asked::Quit);
+}
+
+#[test]
+fn of_one_deployment_the_fullest_key_is_first_whenever_it_was_told() {
+    let told = |account: &str, used, permille| {
+        let limits = key(account, "large", used, 1_000);
+        KeyLimits { pressure_permille: Some(permille), ..limits }
+    };
+    let mut app = connected(vec![told("a", 10, 1_305), told("b", 900, 1_301), told("c", 500, 1_303)]);
+    app.sort_by(Sort::Pressure);
+    assert_eq!(accounts(&app, 10), ["b", "c", "a"]);
 }

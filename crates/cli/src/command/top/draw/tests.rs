@@ -32,7 +32,8 @@ fn at_80_by_24_names_windows_denials_and_pressure_fit() {
         "initech    small     ▏···    10/500 ▏···      5/1k █▏▒·    300/1k      30",
     ];
     assert_eq!(lines[..6], expected, "{lines:#?}");
-    assert_eq!(lines[6..23].concat(), "");
+    assert_eq!(lines[6..22].concat(), "");
+    assert_eq!(lines[22], " acme large  tier tier-1, enforcement inherit, 9 live");
     assert!(lines[23].contains("q quit") && lines[23].contains("/ filter"), "{}", lines[23]);
 }
 
@@ -114,4 +115,14 @@ fn amounts_are_short() {
     ] {
         assert_eq!(short(number), text);
     }
+}
+
+#[test]
+fn of_long_models_the_end_is_seen_at_80_columns_and_all_of_it_where_there_is_room() {
+    let app = connected(vec![key("a", "some-model-4-5-20251101", 900, 1_000), key("a", "some-model-4-6", 5, 1_000)]);
+    let lines = screen(&app, 80, 24);
+    assert!(lines[3].starts_with("a        some-…51101 ") && lines[4].contains("some-…l-4-6 "), "{lines:#?}");
+    assert!(lines[22].contains("some-model-4-5-20251101"), "the selected one in full: {}", lines[22]);
+    let lines = screen(&app, 200, 50);
+    assert!(lines[3].contains("some-model-4-5-20251101 "), "{}", lines[3]);
 }
