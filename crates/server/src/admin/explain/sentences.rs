@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_core::decision::Denial;
 use tidegate_core::law::explain::{Motion, Reading};
-use tidegate_core::policy::{Origin, Origins, Source};
+use tidegate_core::policy::{Enforcement, Origin, Origins, Source};
 use tidegate_core::pressure::Signal;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::Window;
@@ -35,6 +35,9 @@ pub(super) fn of_key(said: &KeyExplained, tier: &str) -> Vec<String> {
             sentences.push(format!("Nobody configured the account: it has the tier of unknown accounts, {tier}."));
         }
         None => {}
+    }
+    if said.resolved.enforcement == Enforcement::Shadow {
+        sentences.push("Enforcement is in shadow: what a limit would deny is counted and let through.".to_owned());
     }
     sentences
 }

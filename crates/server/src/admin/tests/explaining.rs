@@ -101,3 +101,14 @@ async fn a_boost_of_a_stale_revision_is_refused_and_changes_nothing() {
     let page = good(admin.list_limits(Request::new(v1::ListLimitsRequest::default())).await);
     assert_eq!(page.limits[0].boosts, said.boosts);
 }
+
+#[tokio::test]
+async fn a_limit_that_is_not_enforced_is_said_not_to_be() {
+    let admin = admin();
+    steering::make_known(&admin, "acme", 1).await;
+    let says = async || explained(&admin, asking("acme")).await.sentences.iter().any(|said| said.contains("shadow"));
+    assert!(!says().await);
+    let shadow = v1::UpdateEnforcementRequest { enforcement: v1::Enforcement::Shadow.into(), ..Default::default() };
+    good(admin.update_enforcement(Request::new(shadow)).await);
+    assert!(says().await);
+}
