@@ -108,12 +108,15 @@ impl History {
     fn push(&mut self, window: Window, before: &Law, after: &Law, applied: &Applied<'_>, reason: Reason) {
         let bounds = &applied.bounds[window];
         let (from, to) = (before.windows[window].p, after.windows[window].p);
-        // What moved an open epoch's limit did so now, what an epoch earned did so when it closed.
-        let closed = match reason {
-            Reason::Use | Reason::UseBraked | Reason::Return | Reason::Denial => before.epoch + 1,
-            _ => after.epoch,
+        let at = match reason {
+            _ if before.epoch == after.epoch => applied.now,
+            // What an epoch earned moved the limit when it closed.
+            Reason::Use | Reason::UseBraked | Reason::Return | Reason::Denial => applied.epoch_start(before.epoch + 1),
+            Reason::Decay | Reason::BoostEnd => applied.epoch_start(after.epoch),
+            // What somebody wrote has moved it since the last look.
+            Reason::Floor | Reason::Ceiling | Reason::Boost | Reason::Reset => applied.now,
         };
-        let at = if before.epoch == after.epoch { applied.now } else { applied.epoch_start(closed).min(applied.now) };
+        let at = at.min(applied.now);
         let change = Change {
             since: at,
             at,

@@ -62,3 +62,14 @@ fn the_fullest_window_binds_and_an_explanation_changes_nothing() {
     let again = explained(&mut key);
     assert_eq!(again.windows, said.windows);
 }
+
+#[test]
+fn a_change_that_somebody_wrote_is_dated_when_it_was_seen_and_not_before_it_was_written() {
+    let mut key = between(1_000, 50_000);
+    explained(&mut key);
+    // In the middle of a later minute of the law.
+    key.now += 97_000;
+    key.bounds = between(2_000, 50_000).bounds;
+    let change = explained(&mut key).windows.prompt.changes[0];
+    assert_eq!((change.reason, change.at), (Reason::Floor, at(key.now)));
+}
