@@ -161,6 +161,12 @@ impl KeyState {
 
     /// Moves to `now` under `rules`: the law, the windows, and what was due. An earlier instant moves nothing.
     pub fn advance(&mut self, now: Timestamp, rules: &Rules<'_>) {
+        self.move_on(now, rules);
+        self.look(rules);
+    }
+
+    /// As [`KeyState::advance`], for calls that do not ask what live streams are expected to do: nobody looks at silent ones.
+    fn move_on(&mut self, now: Timestamp, rules: &Rules<'_>) {
         self.now = self.now.max(now);
         self.move_law(rules);
         self.prompt.expire(self.now);
@@ -170,10 +176,6 @@ impl KeyState {
             let Some(&(at, number)) = self.expiries.first().filter(|(at, _)| *at <= self.now) else { break };
             self.expiries.remove(&(at, number));
             self.on_expiry(number);
-        }
-        for _ in 0..TIMERS_AT_ONCE {
-            let Some(whom) = self.looks.pop_due(self.now) else { break };
-            self.on_look(whom, rules);
         }
         for _ in 0..TIMERS_AT_ONCE {
             let Some(&(at, what)) = self.forgets.first().filter(|(at, _)| *at <= self.now) else { break };

@@ -78,6 +78,8 @@ impl KeyState {
         number: impl FnOnce() -> Result<Number, Bound>,
     ) -> Result<Answer, RequestIdTaken> {
         let judgement = self.judge(now, rules, reserve, number)?;
+        // The windows say what fits, whatever was asked for.
+        self.look(rules);
         Ok(self.answer(judgement, reserve.request, rules))
     }
 
@@ -102,7 +104,7 @@ impl KeyState {
         reserve: &Reserve<'_, '_>,
         number: impl FnOnce() -> Result<Number, Bound>,
     ) -> Result<Judgement, RequestIdTaken> {
-        self.advance(now, rules);
+        self.move_on(now, rules);
         let request = reserve.request;
         if let Some(known) = reserve.request_id.and_then(|id| self.requests.get(&id)) {
             return self.replay(known, request);
@@ -119,6 +121,10 @@ impl KeyState {
         }
         // The account's own limits first: above them it is a 429, whatever the deployment says (C10).
         let own = self.wish(request, &figures, &limits, rules);
+        let effective = super::effective(&limits, request.service_tier, rules);
+        if !self.has_room_for_all(own.generated(), effective.generated) {
+            self.look(rules);
+        }
         let mut minute = None;
         let full = self.full(&own, &limits, rules, &mut minute);
         if full != PerWindow::default() {
@@ -129,7 +135,6 @@ impl KeyState {
             let wait = self.wait(&own, &limits, rules, minute);
             return Ok(Judgement::denied(Denial::WindowFull, Some(wait), own.ask, full));
         }
-        let effective = super::effective(&limits, request.service_tier, rules);
         let wish = if effective == limits { own } else { self.wish(request, &figures, &effective, rules) };
         if let Some((denial, windows)) = self.overloaded(&wish, &limits, &effective, request, rules, &mut minute) {
             let wait = self.overloaded_wait(request, &windows, rules);

@@ -3,12 +3,14 @@
 //! What was expected of it when it last spoke is a mean over streams that were to end soon and streams that were not. The first
 //! have settled since; what is left is longer. So it is looked at again and again: it is believed to have produced all that its
 //! pace allows for the time, and to go on as streams of that length do. What is held of it still fades from its expected end on
-//! (contract C7), and what is believed of it fades as much: a lost gateway's streams say nothing either.
+//! (contract C7), and what is believed of it fades as much: a lost gateway's streams say nothing either. Nobody looks while it
+//! does not matter: a decision that fits with all that live streams could produce within a minute does not ask.
 
 use alloc::collections::BinaryHeap;
 use core::cmp::Reverse;
 use core::time::Duration;
 
+use super::expectation::GeneratedAsk;
 use super::{KeyState, Rules};
 use crate::holds::Hold;
 use crate::reservation::{CohortId, Held, Number};
@@ -43,6 +45,23 @@ impl Looks {
 }
 
 impl KeyState {
+    /// Looks at those who are due. So many at once that a call's time under the lock is bounded; the rest wait for the next.
+    pub(super) fn look(&mut self, rules: &Rules<'_>) {
+        const MOST_AT_ONCE: usize = 256;
+        for _ in 0..MOST_AT_ONCE {
+            let Some(whom) = self.looks.pop_due(self.now) else { break };
+            self.on_look(whom, rules);
+        }
+    }
+
+    /// Whether this ask fits whatever is believed of live streams: with all that they could produce within a minute. Then nobody
+    /// needs to look at them.
+    pub(super) fn has_room_for_all(&self, ask: GeneratedAsk, limit_tpm: u64) -> bool {
+        let [charged] = self.generated.sum();
+        let live = charged.saturating_add(self.holds.reach());
+        live.saturating_add(ask.tokens.max(ask.reach)) <= limit_tpm
+    }
+
     /// Sets the first look at a stream that is held by itself from now on.
     pub(super) fn look_after(&mut self, number: Number) {
         self.look_at(self.now.after(FIRST), Whom::Stream(number));
@@ -67,7 +86,7 @@ impl KeyState {
 
     /// Looks at streams that may have said nothing for a while. Who has spoken since is looked at later: moving the look with
     /// each report would cost more.
-    pub(super) fn on_look(&mut self, whom: Whom, rules: &Rules<'_>) {
+    fn on_look(&mut self, whom: Whom, rules: &Rules<'_>) {
         let heard_at = match whom {
             Whom::Cohort(id) if self.cohorts.forget(id, self.now) => return,
             Whom::Cohort(id) => self.cohorts.get(id).map(|cohort| cohort.began),

@@ -22,6 +22,7 @@ fn at(millis: u64) -> Timestamp {
 }
 
 /// One key under fixed bounds, with a clock that tests move by hand.
+#[derive(Clone)]
 struct Key {
     state: KeyState,
     bounds: PerWindow<Bounds>,

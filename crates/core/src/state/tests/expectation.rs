@@ -191,6 +191,40 @@ fn a_stream_that_has_not_settled_is_believed_to_be_a_long_one() {
 }
 
 #[test]
+fn silent_streams_are_looked_at_before_a_decision_that_they_matter_to() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+    teach(&mut key, [100, 2_000]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    let decide = |key: &mut Key| {
+        let reserve = Reserve { request: &asked, request_id: None, most_reservations: 100 };
+        let number = Number { incarnation: INCARNATION, sequence: key.next };
+        key.next += 1;
+        key.call(|state, now, rules| state.decide(now, rules, &reserve, || Ok(number))).expect("no request id").is_ok()
+    };
+    let first = key.admit(&asked);
+    assert!((0..100).any(|_| !decide(&mut key)), "full");
+    key.settle(&first, 0).expect("live");
+    assert!(decide(&mut key.clone()), "room for one");
+    // Nobody calls for 12 s; the answers that were to be short have not settled.
+    key.now += 12_000;
+    assert!(!decide(&mut key));
+}
+
+#[test]
+fn an_answer_that_says_what_is_left_has_looked_at_silent_streams() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
+    teach(&mut key, [100, 2_000]);
+    let asked = Request { max_generated_tokens: None, ..request(1, 1, 0) };
+    for _ in 0..9 {
+        key.admit(&asked);
+    }
+    key.now += 12_000;
+    let answer = key.ask(&asked);
+    assert!(answer.outcome.is_ok());
+    assert_eq!(answer.windows.generated.remaining_tokens, key.windows().generated.remaining_tokens);
+}
+
+#[test]
 fn a_stream_that_falls_silent_after_a_report_is_believed_to_be_a_long_one() {
     let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
     teach(&mut key, [100, 2_000]);
