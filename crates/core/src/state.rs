@@ -159,14 +159,9 @@ impl KeyState {
         }
     }
 
-    /// Moves to `now` under `rules`: the law, the windows, and what was due. An earlier instant moves nothing.
+    /// Moves to `now` under `rules`: the law, the windows, and what was due. An earlier instant moves nothing, and when this is
+    /// called changes no later decision.
     pub fn advance(&mut self, now: Timestamp, rules: &Rules<'_>) {
-        self.move_on(now, rules);
-        self.look(rules);
-    }
-
-    /// As [`KeyState::advance`], for calls that do not ask what live streams are expected to do: nobody looks at silent ones.
-    fn move_on(&mut self, now: Timestamp, rules: &Rules<'_>) {
         self.now = self.now.max(now);
         self.move_law(rules);
         self.prompt.expire(self.now);
@@ -186,12 +181,13 @@ impl KeyState {
 
     /// The windows as of the last [`KeyState::advance`], as a Standard request meets them.
     #[must_use]
-    pub fn windows(&self, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
+    pub fn windows(&mut self, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
         self.windows_at(ServiceTier::Standard, rules)
     }
 
-    /// The windows as a request of this service tier meets them.
-    fn windows_at(&self, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
+    /// The windows as a request of this service tier meets them. They say what fits, so silent streams are looked at.
+    fn windows_at(&mut self, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
+        self.look(rules);
         let limits = self.limits(rules);
         let effective = effective(&limits, tier, rules);
         let used = self.used();

@@ -74,6 +74,10 @@ impl Cohorts {
         self.0.values().map(|cohort| cohort.streams as usize).sum()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

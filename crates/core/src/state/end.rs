@@ -72,7 +72,7 @@ impl KeyState {
         ticket: &Ticket,
         generated_tokens: u64,
     ) -> Result<Booked, EndError> {
-        self.move_on(now, rules);
+        self.advance(now, rules);
         if let Known::Forgotten = self.known(ticket, rules) {
             return Err(EndError::TooLate);
         }
@@ -109,7 +109,7 @@ impl KeyState {
         ticket: &Ticket,
         counts: &SettleCounts,
     ) -> Result<Booked, EndError> {
-        self.move_on(now, rules);
+        self.advance(now, rules);
         let number = ticket.number;
         let (outcome, reservation) = match self.known(ticket, rules) {
             Known::Forgotten => return Err(EndError::TooLate),
@@ -151,7 +151,7 @@ impl KeyState {
     /// # Errors
     /// [`EndError::TooLate`], and nothing changed.
     pub fn release(&mut self, now: Timestamp, rules: &Rules<'_>, ticket: &Ticket) -> Result<SettleOutcome, EndError> {
-        self.move_on(now, rules);
+        self.advance(now, rules);
         if let Known::Forgotten = self.known(ticket, rules) {
             return Err(EndError::TooLate);
         }

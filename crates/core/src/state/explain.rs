@@ -73,9 +73,9 @@ impl KeyState {
 
     /// Explains the key as of the last [`KeyState::advance`].
     #[must_use]
-    pub fn explain(&self, rules: &Rules<'_>) -> Explained {
-        let applied = self.applied(rules);
+    pub fn explain(&mut self, rules: &Rules<'_>) -> Explained {
         let mut statuses = self.windows(rules);
+        let applied = self.applied(rules);
         if let Some(window) = fullest(&statuses) {
             statuses[window].binding = true;
         }

@@ -78,8 +78,6 @@ impl KeyState {
         number: impl FnOnce() -> Result<Number, Bound>,
     ) -> Result<Answer, RequestIdTaken> {
         let judgement = self.judge(now, rules, reserve, number)?;
-        // The windows say what fits, whatever was asked for.
-        self.look(rules);
         Ok(self.answer(judgement, reserve.request, rules))
     }
 
@@ -104,7 +102,7 @@ impl KeyState {
         reserve: &Reserve<'_, '_>,
         number: impl FnOnce() -> Result<Number, Bound>,
     ) -> Result<Judgement, RequestIdTaken> {
-        self.move_on(now, rules);
+        self.advance(now, rules);
         let request = reserve.request;
         if let Some(known) = reserve.request_id.and_then(|id| self.requests.get(&id)) {
             return self.replay(known, request);
@@ -161,7 +159,7 @@ impl KeyState {
     /// Refuses the request because a bound of the process is reached; the windows are as of the last
     /// [`KeyState::advance`].
     #[must_use]
-    pub fn refuse(&self, rules: &Rules<'_>, request: &Request<'_>, bound: Bound) -> Answer {
+    pub fn refuse(&mut self, rules: &Rules<'_>, request: &Request<'_>, bound: Bound) -> Answer {
         self.answer(self.refusal(rules, request, bound), request, rules)
     }
 
@@ -172,7 +170,7 @@ impl KeyState {
 
     /// Refuses the request because nobody may spend on this account; as [`KeyState::refuse`].
     #[must_use]
-    pub fn forbid(&self, rules: &Rules<'_>, request: &Request<'_>, denial: Denial) -> Answer {
+    pub fn forbid(&mut self, rules: &Rules<'_>, request: &Request<'_>, denial: Denial) -> Answer {
         let ask = self.expected_figures(rules).ask(request, &self.limits(rules));
         self.answer(Judgement::denied(denial, None, ask, PerWindow::default()), request, rules)
     }
@@ -220,7 +218,7 @@ impl KeyState {
         Ok(Judgement { outcome: Ok(allowed), binding: PerWindow::default() })
     }
 
-    fn answer(&self, judgement: Judgement, request: &Request<'_>, rules: &Rules<'_>) -> Answer {
+    fn answer(&mut self, judgement: Judgement, request: &Request<'_>, rules: &Rules<'_>) -> Answer {
         let mut windows = self.windows_at(request.service_tier, rules);
         for (window, binding) in judgement.binding.iter() {
             windows[window].binding = *binding;

@@ -44,6 +44,13 @@ impl Looks {
     }
 }
 
+#[cfg(test)]
+impl Looks {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 impl KeyState {
     /// Looks at those who are due. So many at once that a call's time under the lock is bounded; the rest wait for the next.
     pub(super) fn look(&mut self, rules: &Rules<'_>) {
@@ -77,7 +84,7 @@ impl KeyState {
         const MOST_ENDED: usize = 64;
         if self.looks.0.len() > 2 * self.live.len() + MOST_ENDED {
             self.looks.0.retain(|Reverse((_, whom))| match whom {
-                Whom::Cohort(id) => self.cohorts.get(*id).is_some(),
+                Whom::Cohort(id) => !self.cohorts.forget(*id, self.now),
                 Whom::Stream(number) => self.live.contains_key(number),
             });
         }

@@ -211,6 +211,24 @@ fn silent_streams_are_looked_at_before_a_decision_that_they_matter_to() {
 }
 
 #[test]
+fn streams_that_end_before_anybody_looks_leave_nothing_behind() {
+    let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 1_000_000));
+    let asked = request(1, 1, 10);
+    for _ in 0..1_000 {
+        let reserve = Reserve { request: &asked, request_id: None, most_reservations: 100 };
+        let number = Number { incarnation: INCARNATION, sequence: key.next };
+        key.next += 1;
+        let allowed = key.call(|state, now, rules| state.decide(now, rules, &reserve, || Ok(number)));
+        let allowed = allowed.expect("no request id").expect("room");
+        let ticket = Ticket { number, admitted_at: allowed.admitted_at, ttl: asked.ttl, reserved: allowed.reserved };
+        key.settle(&ticket, 1).expect("live");
+        key.now += 600;
+    }
+    assert_eq!(key.state.live.len(), 0);
+    assert!(key.state.cohorts.len() <= 100 && key.state.looks.len() <= 100, "{:?}", key.state.cohorts.len());
+}
+
+#[test]
 fn an_answer_that_says_what_is_left_has_looked_at_silent_streams() {
     let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 36_000));
     teach(&mut key, [100, 2_000]);

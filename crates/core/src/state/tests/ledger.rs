@@ -170,6 +170,58 @@ proptest! {
         prop_assert!(key.state.holds.is_empty() && key.state.cohorts.is_empty());
     }
 
+    /// A key that is visited between calls, by who sees to what is due, answers every call as one that is not.
+    #[test]
+    fn visits_between_calls_change_no_answer(
+        ttl in 1_u64..100,
+        steps in prop::collection::vec((0_u64..20_000, 0_u64..=100, step()), 1..120),
+    ) {
+        let mut key = Key::new(Tokens::new(1_000, 500, 3_000));
+        let mut visited = key.clone();
+        let (mut live, mut generated) = (Vec::new(), Vec::new());
+        for (wait, visit_percent, step) in steps {
+            visited.now = key.now + wait * visit_percent / 100;
+            visited.call(KeyState::advance);
+            key.now += wait;
+            visited.now = key.now;
+            match step {
+                Step::Ask { prompt, cached, declared } => {
+                    let asked = Request {
+                        cached_prompt_tokens: cached,
+                        max_generated_tokens: declared,
+                        ttl: Duration::from_secs(ttl),
+                        ..request(prompt, 0, 0)
+                    };
+                    let answer = key.ask(&asked);
+                    prop_assert_eq!(&answer, &visited.ask(&asked));
+                    if answer.outcome.is_ok() {
+                        live.push(ticket(&answer, &asked));
+                        generated.push(0);
+                    }
+                }
+                Step::Progress { which, more } if !live.is_empty() => {
+                    let index = which.index(live.len());
+                    generated[index] += more;
+                    let booked = key.progress(&live[index], generated[index]);
+                    prop_assert_eq!(booked, visited.progress(&live[index], generated[index]));
+                }
+                Step::Settle { which, more, .. } if !live.is_empty() => {
+                    let index = which.index(live.len());
+                    let (ticket, total) = (live.swap_remove(index), generated.swap_remove(index) + more);
+                    prop_assert_eq!(key.settle(&ticket, total), visited.settle(&ticket, total));
+                }
+                Step::Release { which } if !live.is_empty() => {
+                    let index = which.index(live.len());
+                    generated.swap_remove(index);
+                    let ticket = live.swap_remove(index);
+                    prop_assert_eq!(key.release(&ticket), visited.release(&ticket));
+                }
+                _ => {}
+            }
+        }
+        prop_assert_eq!(key.windows(), visited.windows());
+    }
+
     /// `remaining` is the largest ask that is admitted, and C12 holds for whatever is in the windows.
     #[test]
     fn remaining_and_retry_after_are_true(
