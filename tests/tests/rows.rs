@@ -7,9 +7,11 @@
 use std::time::Duration;
 
 use tidegate_proto::v1::{
-    Account, Decision, DenyReason, ModelBounds, Pressure, ReportPressureRequest, Tier, UpdateAccountRequest, Window,
+    Account, Decision, DenyReason, ExplainLimitRequest, ExplainLimitResponse, ModelBounds, Pressure,
+    ReportPressureRequest, Tier, UpdateAccountRequest, Window,
 };
 use tidegate_tests::gateway::{Answer, Ask, Gateway, bounds};
+use tidegate_tests::page::Page;
 use tidegate_tests::server::Setup;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -235,6 +237,12 @@ async fn report_pressure(gateway: &Gateway, permille: u32) {
     gateway.raw().report_pressure(gateway.call(report)).await.expect("it is taken");
 }
 
+/// All that the server says of the key's limits.
+async fn explain(gateway: &Gateway, ask: &Ask) -> ExplainLimitResponse {
+    let request = ExplainLimitRequest { key: Some(ask.key()), ..ExplainLimitRequest::default() };
+    gateway.admin().explain_limit(gateway.call(request)).await.expect("it is explained").into_inner()
+}
+
 #[tokio::test]
 async fn a7_a_busy_model_answers_503_within_the_limit_and_429_above_it() {
     const TICK: Duration = Duration::from_secs(10);
@@ -272,6 +280,7 @@ async fn a7_a_busy_model_answers_503_within_the_limit_and_429_above_it() {
         "{status:?}"
     );
     let own = status.limit_tpm - status.used_tokens;
+    let law = explain(&gateway, &within).await;
     let denied = gateway.deny(&within.clone().tokens(own, 0, 0)).await;
     assert_eq!((denied.http_status, denied.reason()), (503, DenyReason::Squeezed));
     assert_eq!(denied.header("x-ratelimit-over-limit"), Some("no"));
@@ -280,11 +289,15 @@ async fn a7_a_busy_model_answers_503_within_the_limit_and_429_above_it() {
     assert_eq!(denied.header("x-ratelimit-limit-tokens-prompt"), Some(limit.as_str()), "the published limit");
     let wait = denied.wait().expect("a busy model says how long to wait");
     assert!((1..=30).contains(&wait.as_secs()), "{wait:?}");
+    assert_eq!(explain(&gateway, &within).await, law, "a 503 leaves the law as it was");
     let windows = gateway.windows(&above).await;
     let more = windows.prompt().limit_tpm - windows.prompt().used_tokens + 1;
     let denied = gateway.deny(&above.clone().tokens(more, 0, 0)).await;
     assert_eq!((denied.http_status, denied.reason()), (429, DenyReason::WindowFull));
     assert_eq!(denied.header("x-ratelimit-over-limit"), Some("yes"));
+    let page = Page::scrape(server.http());
+    let counted = |decision| page.sum("tidegate_decisions_total", &[("decision", decision)]).to_string();
+    assert_eq!(["overloaded", "rate_limited"].map(counted), ["1", "1"], "counted apart");
 
     // What the floor guarantees is not squeezed, and Priority is not.
     gateway.allow(&Ask::of("new").tokens(FLOORS[0], 0, 0)).await;

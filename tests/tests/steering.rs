@@ -9,7 +9,7 @@ use std::time::Duration;
 use prost_types::Timestamp;
 use tidegate_proto::v1::{
     BoostRequest, Bounds, CreateOverrideRequest, DenyReason, ListLimitsRequest, Override, Scope, Tier, Tokens,
-    UpdateTierRequest, WindowBounds,
+    UpdateTierRequest, Window, WindowBounds,
 };
 use tidegate_tests::gateway::{Ask, Gateway, bounds};
 use tidegate_tests::server::Setup;
@@ -205,4 +205,63 @@ async fn a_tier_that_changes_under_32_tasks_acts_on_every_later_decision() {
         decisions += task.await.expect("no task panicked");
     }
     assert!(decisions > TASKS * ROUNDS, "{decisions}");
+}
+
+/// A tier's limits fall and rise while 32 tasks ask. A decision that no write overlaps has the limits of the last one that was
+/// answered; every ALLOW fits the limit that it names, and what remains is what is left of it, 0 where more is used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_that_falls_under_32_tasks_admits_nothing_above_its_new_limits() {
+    const TASKS: u64 = 32;
+    const LIMITS: [u64; 4] = [4_000, 500, 2_000, 100];
+    let server = Setup::release().start();
+    let gateway = Gateway::of(&server).await.concurrent();
+    gateway.bound("hammered", [4_000; 3], [4_000; 3]).await;
+    // Odd while a write is on its way; otherwise twice the number of writes that were answered.
+    let writes = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(AtomicBool::new(false));
+    let limit_after = |write: u64| LIMITS[usize::try_from(write).expect("few") % LIMITS.len()];
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| {
+            let (mut limiter, ask) = (gateway.raw(), Ask::of("hammered"));
+            let (writes, done) = (Arc::clone(&writes), Arc::clone(&done));
+            tokio::spawn(async move {
+                let (mut checked, mut above) = (0_u64, 0_u64);
+                while !done.load(Ordering::SeqCst) {
+                    let before = writes.load(Ordering::SeqCst);
+                    let request = ask.clone().tokens(7, 7, 0).request;
+                    let answer = limiter.check_and_reserve(request).await.expect("decided").into_inner();
+                    for window in answer.windows.iter().filter(|window| window.window() != Window::Generated) {
+                        let left = window.limit_tpm.saturating_sub(window.used_tokens);
+                        assert_eq!(window.remaining_tokens, left, "{window:?}");
+                        above += u64::from(window.used_tokens > window.limit_tpm);
+                        if answer.http_status == 200 {
+                            assert!(window.used_tokens <= window.limit_tpm, "C1: {window:?}");
+                        }
+                        if before % 2 == 0 && writes.load(Ordering::SeqCst) == before {
+                            assert_eq!(window.limit_tpm, limit_after(before / 2), "after write {before}");
+                            checked += 1;
+                        }
+                    }
+                }
+                (checked, above)
+            })
+        })
+        .collect();
+    for write in 1..=40 {
+        writes.store(2 * write - 1, Ordering::SeqCst);
+        let limit = limit_after(write);
+        let tier =
+            Tier { name: "tier of hammered".into(), bounds: Some(bounds([limit; 3], [limit; 3])), ..Tier::default() };
+        let request = UpdateTierRequest { tier: Some(tier), ..UpdateTierRequest::default() };
+        gateway.admin().update_tier(gateway.call(request)).await.expect("written");
+        writes.store(2 * write, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    done.store(true, Ordering::SeqCst);
+    let (mut checked, mut above) = (0, 0);
+    for task in tasks {
+        let seen = task.await.expect("no task panicked");
+        (checked, above) = (checked + seen.0, above + seen.1);
+    }
+    assert!(checked > 1_000 && above > 100, "{checked} checked, {above} of a window above its limit");
 }

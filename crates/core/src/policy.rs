@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::key::KeyRef;
 use crate::law::{self, LawParams};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Window};
@@ -89,7 +90,7 @@ pub struct Tier {
     pub law_profile: String,
     /// Whether its accounts' limits are enforced; `None`: as the global switch says.
     pub enforcement: Option<Enforcement>,
-    /// 1 at creation, one more with every write.
+    /// 1 at creation, or more where entries of this kind were deleted before; one more with every write.
     pub revision: u64,
 }
 
@@ -104,7 +105,7 @@ pub struct Account {
     pub blocked: bool,
     /// Whether its limits are enforced; `None`: as its tier says.
     pub enforcement: Option<Enforcement>,
-    /// 1 at creation, one more with every write.
+    /// 1 at creation, or more where entries of this kind were deleted before; one more with every write.
     pub revision: u64,
 }
 
@@ -119,7 +120,7 @@ pub struct Model {
     pub bounds: WindowBounds,
     /// The law profile; empty: the tier's.
     pub law_profile: String,
-    /// 1 at creation, one more with every write.
+    /// 1 at creation, or more where entries of this kind were deleted before; one more with every write.
     pub revision: u64,
 }
 
@@ -132,6 +133,15 @@ pub struct Scope {
     pub model: Option<String>,
     /// One variant, empty for the regular one; `None`: all. Needs a model.
     pub variant: Option<String>,
+}
+
+impl Scope {
+    /// Whether `key` is in it.
+    fn covers(&self, key: KeyRef<'_>) -> bool {
+        self.account == key.account()
+            && self.model.as_deref().is_none_or(|model| model == key.model())
+            && self.variant.as_deref().is_none_or(|variant| variant == key.variant())
+    }
 }
 
 /// An operator's exception.
@@ -147,7 +157,7 @@ pub struct Override {
     pub reason: String,
     /// When it ends; `None`: when it is deleted.
     pub expires_at: Option<Timestamp>,
-    /// 1 at creation, one more with every write.
+    /// 1 at creation, or more where entries of this kind were deleted before; one more with every write.
     pub revision: u64,
 }
 
@@ -180,6 +190,9 @@ pub struct Policy {
     enforcement: EnforcementSwitch,
     /// Accounts that say `Shadow` for themselves.
     shadow_accounts: usize,
+    /// Of each kind, the greatest revision of an entry that was deleted: what is created later begins above it, so that
+    /// nobody takes it for the one that they read.
+    gone: [u64; Kind::COUNT],
 }
 
 impl Policy {
@@ -207,6 +220,7 @@ impl Policy {
             boosts: Arc::default(),
             enforcement: EnforcementSwitch::default(),
             shadow_accounts: 0,
+            gone: [0; Kind::COUNT],
         }
     }
 

@@ -38,6 +38,9 @@ use water::{Busiest, Water};
 /// The greatest pressure that can be reported, permille.
 pub const MAX_PERMILLE: u32 = 1_000_000;
 
+/// The brake of tokens that settle while no report counts any more, permille.
+pub const FROZEN: u16 = u16::MAX;
+
 /// Reporters of one deployment whose reports count at the same time; one more is refused.
 pub const MOST_REPORTERS: usize = 64;
 
@@ -123,14 +126,14 @@ impl Reading {
         self.water_level.map(crate::law::level::tokens)
     }
 
-    /// The pressure that brakes the law's growth, permille: 0 without reports, and more than stops any growth once they are
-    /// stale.
+    /// The pressure that brakes the law's growth, permille: 0 without reports, [`FROZEN`] once they are stale, which stops any
+    /// growth, and less than that while one counts.
     #[must_use]
     pub fn brake(&self) -> u16 {
         match self.signal {
             Signal::Off => 0,
-            Signal::Stale => u16::MAX,
-            Signal::Live(permille) => u16::try_from(permille).unwrap_or(u16::MAX),
+            Signal::Stale => FROZEN,
+            Signal::Live(permille) => u16::try_from(permille).unwrap_or(FROZEN).min(FROZEN - 1),
         }
     }
 
@@ -142,6 +145,12 @@ impl Reading {
             (ServiceTier::Standard, Some(cap)) => limit_tpm.min(cap.max(bounds.floor_tpm())),
             _ => limit_tpm,
         }
+    }
+
+    /// The most tokens that its window may carry with a request that is not shed: 0 where all are shed, `None` where none is.
+    #[must_use]
+    pub fn sheds_above(&self, bounds: &Bounds, tier: ServiceTier) -> Option<u64> {
+        self.shed.most(bounds, tier)
     }
 
     /// Whether a request is shed that fits, and with which its window would carry `tokens`.

@@ -5,14 +5,17 @@
 
 use std::collections::VecDeque;
 
+use tidegate_core::effect::Turn;
 use tidegate_core::policy::Written;
 use tidegate_core::time::Timestamp;
-use tidegate_core::window::Window;
+use tidegate_core::window::{PerWindow, Window};
 
 /// Most writes that a log in memory keeps.
 const MOST_CHANGES: usize = 10_000;
 /// About the most memory that they take, in bytes: tiers of a thousand models each are large.
 const MOST_BYTES: usize = 64 << 20;
+/// About the most memory that a page takes, in bytes, unless its only row is larger: it is copied while nobody can write.
+const MOST_PAGE_BYTES: usize = 8 << 20;
 
 /// Who makes a write, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct Change {
     pub before: Option<Written>,
     /// The entry after; `None` where it no longer exists.
     pub after: Option<Written>,
+    /// The limits of the key that it set back, TPM; `None` for every other write.
+    pub limits: Option<PerWindow<Turn>>,
 }
 
 /// Which writes to list.
@@ -86,8 +91,17 @@ impl ChangeLog {
         before: Option<Written>,
         after: Option<Written>,
     ) {
+        self.add(Change { sequence: 0, time, author, object, before, after, limits: None });
+    }
+
+    /// As [`ChangeLog::push`], for a key whose limits were set back.
+    pub fn push_reset(&mut self, time: Timestamp, author: Author, object: String, limits: PerWindow<Turn>) {
+        self.add(Change { sequence: 0, time, author, object, before: None, after: None, limits: Some(limits) });
+    }
+
+    fn add(&mut self, change: Change) {
         self.last_sequence += 1;
-        let change = Change { sequence: self.last_sequence, time, author, object, before, after };
+        let change = Change { sequence: self.last_sequence, ..change };
         let bytes = change.bytes();
         self.bytes += bytes;
         self.kept.push_back((change, bytes));
@@ -97,17 +111,25 @@ impl ChangeLog {
         }
     }
 
-    /// A page of it.
+    /// A page of it, with fewer rows than asked for where they would take more than 8 MiB.
     #[must_use]
     pub fn page(&self, query: &ChangeQuery) -> ChangePage {
-        let wanted = |change: &&Change| {
+        let wanted = |(change, _): &&(Change, usize)| {
             query.start.is_none_or(|start| change.time >= start)
                 && query.end.is_none_or(|end| change.time < end)
                 && query.before_sequence.is_none_or(|sequence| change.sequence < sequence)
         };
-        let mut found = self.kept.iter().rev().map(|(change, _)| change).filter(wanted);
-        let rows = found.by_ref().take(query.page_size).cloned().collect();
-        ChangePage { rows, more: found.next().is_some(), forgotten: self.forgotten() }
+        let mut page = ChangePage { forgotten: self.forgotten(), ..ChangePage::default() };
+        let mut left = MOST_PAGE_BYTES;
+        for (change, bytes) in self.kept.iter().rev().filter(wanted) {
+            if page.rows.len() >= query.page_size || (*bytes > left && !page.rows.is_empty()) {
+                page.more = true;
+                break;
+            }
+            left = left.saturating_sub(*bytes);
+            page.rows.push(change.clone());
+        }
+        page
     }
 
     /// Writes made so far.
@@ -203,6 +225,18 @@ mod tests {
             log.push(Timestamp::ZERO, Author::default(), String::new(), None, Some(Written::Tier(tier.clone())));
         }
         assert!((50..150).contains(&log.kept.len()), "{}", log.kept.len());
+        // Whoever reads them copies no more of them than one answer can carry, and misses none.
+        let (mut sequences, mut query) = (Vec::new(), ChangeQuery { page_size: 1_000, ..ChangeQuery::default() });
+        loop {
+            let page = log.page(&query);
+            assert!((1..20).contains(&page.rows.len()), "{}", page.rows.len());
+            sequences.extend(page.rows.iter().map(|row| row.sequence));
+            query.before_sequence = sequences.last().copied();
+            if !page.more {
+                break;
+            }
+        }
+        assert!(sequences.len() == log.kept.len() && sequences.is_sorted_by(|one, other| one > other));
         assert!(log.bytes <= MOST_BYTES);
     }
 }

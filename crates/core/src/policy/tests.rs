@@ -69,8 +69,11 @@ proptest! {
     fn a_refused_write_changes_nothing(writes in vectors(some_write(), 1..60)) {
         let mut policy = Policy::built_in();
         let mut now = 0;
+        // The last revision of every name that ever was, and whether anything was deleted.
+        let (mut last, mut deleted) = (std::collections::BTreeMap::new(), false);
         for (write, wait) in writes {
             now += wait;
+            let title = write.title();
             let before = policy.clone();
             let outcome = policy.write(write.clone(), at(now));
             prop_assert_eq!(&before.apply(write.clone(), at(now)).map(|(_, result)| result), &outcome);
@@ -80,12 +83,17 @@ proptest! {
             };
             prop_assert_eq!(policy.revision(), before.revision() + 1);
             match (write, result.written) {
-                (PolicyWrite::Create(_), Some(written)) => prop_assert_eq!(found(&policy, &written), Some(1)),
+                (PolicyWrite::Create(_), Some(written)) => {
+                    let revision = found(&policy, &written).expect("it is there");
+                    prop_assert!(revision > last.insert(title, revision).unwrap_or(0), "a revision came back");
+                    prop_assert!(deleted || revision == 1);
+                }
                 (PolicyWrite::Update { .. }, Some(written)) => {
                     let revision = found(&before, &written).expect("it existed");
                     prop_assert_eq!(found(&policy, &written), Some(revision + 1));
+                    last.insert(title, revision + 1);
                 }
-                (PolicyWrite::Delete { .. }, None) => {}
+                (PolicyWrite::Delete { .. }, None) => deleted = true,
                 (write, written) => prop_assert!(false, "{:?} wrote {:?}", write, written),
             }
             // Each scope has at most one override that has not expired, at any time from now on.
@@ -316,4 +324,33 @@ fn a_scope_is_free_again_when_its_override_has_expired_moved_or_gone() {
     create(&moved, second()).expect("free");
     let (gone, _) = policy.apply(delete(Kind::Override, "first", Some(1)), START).expect("it exists");
     create(&gone, second()).expect("free");
+}
+
+/// An operator reads an entry; meanwhile it is deleted and made anew. What was read is stale, whatever was made.
+#[test]
+fn a_revision_that_was_read_before_a_deletion_is_stale_for_what_was_made_since() {
+    let mut policy = create(&Policy::built_in(), Written::Tier(tier("gold", both(10, 20)))).expect("made");
+    let key = scope("acme", None, None);
+    for entry in [Written::Account(account("acme", "")), Written::Override(exception("launch", key))] {
+        policy = create(&policy, entry).expect("made");
+    }
+    let model = Model { name: "m".into(), bounds: both(10, 20), ..Model::default() };
+    policy = create(&policy, Written::Model(model)).expect("made");
+    for (kind, name) in [(Kind::Tier, "gold"), (Kind::Account, "acme"), (Kind::Model, "m"), (Kind::Override, "launch")]
+    {
+        let entry = policy.find(kind, name, "").expect("there");
+        let (gone, _) = policy.apply(delete(kind, name, Some(1)), START).expect("deleted");
+        let (again, result) = gone.apply(PolicyWrite::Create(entry.clone()), START).expect("made anew");
+        let revision = match result.written.expect("it is there") {
+            Written::Tier(tier) => tier.revision,
+            Written::Account(account) => account.revision,
+            Written::Model(model) => model.revision,
+            Written::Override(entry) => entry.revision,
+            other => panic!("{other:?}"),
+        };
+        let stale = Err(WriteError::Stale { expected: 1, actual: revision });
+        assert_eq!(update(&again, entry.clone(), Some(1)).map(|_| ()), stale, "{name}");
+        assert_eq!(again.apply(delete(kind, name, Some(1)), START).map(|_| ()), stale, "{name}");
+        update(&again, entry, Some(revision)).expect("what was read since is good");
+    }
 }

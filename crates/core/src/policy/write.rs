@@ -32,6 +32,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// How many there are.
+    pub(super) const COUNT: usize = 4;
+
     /// Its name: `tier`, `account`, `model` or `override`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -80,6 +83,28 @@ impl Written {
         }
     }
 
+    /// Of which kind it is; `None` for what cannot be deleted.
+    const fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Tier(_) => Some(Kind::Tier),
+            Self::Account(_) => Some(Kind::Account),
+            Self::Model(_) => Some(Kind::Model),
+            Self::Override(_) => Some(Kind::Override),
+            Self::Boost(_) | Self::Enforcement(_) => None,
+        }
+    }
+
+    const fn revision(&self) -> u64 {
+        match self {
+            Self::Tier(Tier { revision, .. })
+            | Self::Account(Account { revision, .. })
+            | Self::Model(Model { revision, .. })
+            | Self::Override(Override { revision, .. })
+            | Self::Boost(Boost { revision, .. })
+            | Self::Enforcement(EnforcementSwitch { revision, .. }) => *revision,
+        }
+    }
+
     /// What `policy` has in its place.
     fn place_in(&self, policy: &Policy) -> Option<Self> {
         match self {
@@ -92,15 +117,24 @@ impl Written {
         }
     }
 
-    /// Whether it may have to do with the limits of `key`; if not, it surely has not.
+    /// Whether it applies to `key`, under the `policy` that it is or was in.
+    #[must_use]
+    pub fn applies_to(&self, policy: &Policy, key: KeyRef<'_>) -> bool {
+        match self {
+            Self::Tier(tier) => policy.tier_of(key.account()) == tier.name,
+            _ => self.concerns(key),
+        }
+    }
+
+    /// Whether it may apply to `key`; if not, it surely does not. Unlike [`Written::applies_to`] it looks nothing up.
     #[must_use]
     pub fn concerns(&self, key: KeyRef<'_>) -> bool {
         match self {
             Self::Tier(_) => true,
             Self::Account(account) => account.name == key.account(),
             Self::Model(model) => model.name == key.model() && model.variant == key.variant(),
-            Self::Override(entry) => entry.scope.account == key.account(),
-            Self::Boost(boost) => boost.scope.account == key.account(),
+            Self::Override(entry) => entry.scope.covers(key),
+            Self::Boost(boost) => boost.scope.covers(key),
             Self::Enforcement(_) => false,
         }
     }
@@ -266,7 +300,8 @@ impl Policy {
         let written = match write {
             PolicyWrite::Create(entry) => {
                 self.check(&entry, now)?;
-                Some(self.put(entry, &Expect::Absent, now)?)
+                let gone = entry.kind().map_or(0, |kind| self.gone[kind as usize]);
+                Some(self.put(entry, &Expect::Absent { gone }, now)?)
             }
             PolicyWrite::Update { entry, expected_revision } => {
                 self.check(&entry, now)?;
@@ -274,6 +309,8 @@ impl Policy {
             }
             PolicyWrite::Delete { kind, name, variant, expected_revision } => {
                 self.delete(kind, &name, &variant, expected_revision)?;
+                let gone = &mut self.gone[kind as usize];
+                *gone = (*gone).max(before.as_ref().map_or(0, Written::revision));
                 None
             }
         };
@@ -460,7 +497,10 @@ fn title(kind: Kind, name: &str, variant: &str) -> String {
 
 /// Whether the entry must be there.
 enum Expect {
-    Absent,
+    /// It must not; `gone` is the greatest revision that a deleted entry of its kind had.
+    Absent {
+        gone: u64,
+    },
     Present(Option<u64>),
 }
 
@@ -468,13 +508,14 @@ impl Expect {
     /// The entry's revision after the write, if the entry is as expected and there is room for it.
     fn next(&self, kind: Kind, name: &str, old: Option<u64>, count: usize, most: usize) -> Result<u64, WriteError> {
         match (self, old) {
-            (Self::Absent, Some(_)) => Err(WriteError::AlreadyExists { kind, name: name.into() }),
-            (Self::Absent, None) if count >= most => Err(WriteError::Full { kind, most }),
+            (Self::Absent { .. }, Some(_)) => Err(WriteError::AlreadyExists { kind, name: name.into() }),
+            (Self::Absent { .. }, None) if count >= most => Err(WriteError::Full { kind, most }),
             (Self::Present(_), None) => Err(WriteError::NotFound { kind, name: name.into() }),
             (Self::Present(Some(expected)), Some(actual)) if *expected != actual => {
                 Err(WriteError::Stale { expected: *expected, actual })
             }
-            (_, old) => Ok(old.unwrap_or(0) + 1),
+            (Self::Absent { gone }, None) => Ok(gone + 1),
+            (Self::Present(_), Some(actual)) => Ok(actual + 1),
         }
     }
 }

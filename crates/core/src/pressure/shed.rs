@@ -56,13 +56,27 @@ impl Shed {
         };
     }
 
+    /// The most tokens with which a window passes, 0 where none does; `None` where nothing is refused. For people.
+    pub(super) fn most(self, bounds: &Bounds, tier: ServiceTier) -> Option<u64> {
+        match self.gone(tier) {
+            ..=0 => None,
+            WAY.. => Some(0),
+            gone => Some(level::tokens(bounds.floor_level() + TOP - gone + 1).saturating_sub(1)),
+        }
+    }
+
     /// Whether a request is refused with which its window would carry `tokens`.
     pub(super) fn sheds(self, tokens: u64, bounds: &Bounds, tier: ServiceTier) -> bool {
-        let gone = match tier {
+        let gone = self.gone(tier);
+        gone >= WAY || gone > 0 && level::of_tokens(tokens) - bounds.floor_level() > TOP - gone
+    }
+
+    /// Steps that the line of this service tier has gone; none where that is not above 0.
+    fn gone(self, tier: ServiceTier) -> i32 {
+        match tier {
             ServiceTier::Standard => self.gone.min(WAY),
             ServiceTier::Priority => self.gone - WAY,
-        };
-        gone >= WAY || gone > 0 && level::of_tokens(tokens) - bounds.floor_level() > TOP - gone
+        }
     }
 }
 

@@ -149,6 +149,7 @@ fn line(reading: Reading, tier: ServiceTier) -> Option<f64> {
     let bounds = Bounds::new(1_000_000, 1 << 40).expect("in range");
     let passes = |tokens: u64| !reading.sheds(tokens, &bounds, tier);
     if passes(u64::MAX) {
+        assert_eq!(reading.sheds_above(&bounds, tier), None);
         return None;
     }
     let (mut least, mut most) = (0, u64::MAX);
@@ -156,6 +157,7 @@ fn line(reading: Reading, tier: ServiceTier) -> Option<f64> {
         let middle = least + (most - least) / 2;
         if passes(middle) { least = middle } else { most = middle }
     }
+    assert_eq!(reading.sheds_above(&bounds, tier), Some(least), "what is told is what is done");
     Some(least as f64 / 1e6)
 }
 

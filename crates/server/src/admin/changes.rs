@@ -1,9 +1,10 @@
 //! Pages of the audit log.
 
 use prost::Message;
+use tidegate_core::effect::Turn;
 use tidegate_core::policy::Written;
 use tidegate_proto::convert::admin::{self, Paging};
-use tidegate_proto::convert::{InvalidField, time};
+use tidegate_proto::convert::{InvalidField, time, tokens};
 use tidegate_proto::v1;
 use tidegate_store::{Change, ChangeQuery, Store};
 use tonic::Status;
@@ -44,7 +45,11 @@ fn sequence(names: &[String]) -> Result<u64, InvalidField> {
 }
 
 fn wire_change(change: &Change) -> v1::Change {
-    let json = |entry: &Option<Written>| entry.as_ref().map(admin::written_json).unwrap_or_default();
+    let json = |entry: &Option<Written>, side: fn(&Turn) -> u64| match (entry, &change.limits) {
+        (Some(entry), _) => admin::written_json(entry),
+        (None, Some(limits)) => admin::object_json("Tokens", &tokens(limits.map(|turn| side(&turn)))),
+        (None, None) => String::new(),
+    };
     v1::Change {
         sequence: change.sequence,
         time: Some(time::wire_timestamp(change.time)),
@@ -53,7 +58,7 @@ fn wire_change(change: &Change) -> v1::Change {
         reason: change.author.reason.clone(),
         peer: change.author.peer.clone(),
         unverified_actor: change.author.unverified_actor.clone(),
-        before_json: json(&change.before),
-        after_json: json(&change.after),
+        before_json: json(&change.before, |turn| turn.before),
+        after_json: json(&change.after, |turn| turn.after),
     }
 }

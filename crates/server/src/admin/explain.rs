@@ -68,3 +68,6 @@ fn explanation(window: Window, said: &KeyExplained, target_tpm: Option<u64>) -> 
         ..admin::wire_explanation(window, explained, &said.origins[window], &said.pressure[window])
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,8 +46,9 @@ pub struct ScrapeTarget {
     pub gauges: Vec<Gauge>,
 }
 
-/// `http://HOST[:PORT]/PATH`, as it was written and in its parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `http://HOST[:PORT]/PATH`, as it was written and in its parts. What stands behind a question mark may be a secret: it is
+/// sent, and never shown.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ScrapeUrl {
     text: String,
     /// A name or an address, without brackets.
@@ -60,9 +61,25 @@ pub struct ScrapeUrl {
     pub path: String,
 }
 
+impl ScrapeUrl {
+    /// As it was written; not for logs.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
 impl fmt::Display for ScrapeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        match self.text.split_once('?') {
+            Some((shown, _)) => write!(f, "{shown}?..."),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
+impl fmt::Debug for ScrapeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
 }
 

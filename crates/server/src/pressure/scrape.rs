@@ -44,7 +44,7 @@ pub(crate) fn start<S: Store>(
         let share = u32::try_from(targets.len()).unwrap_or(u32::MAX);
         let offset = target.every * index / share;
         let (store, clock, metrics) = (Arc::clone(store), clock.clone(), Arc::clone(metrics));
-        let reporter = format!("scrape {}", target.url);
+        let reporter = format!("scrape {}", target.url.as_str());
         let scraper = Scraper { reporter, target: target.clone(), state: State::New, lookup: None };
         tasks.spawn(scraper.run(offset, store, clock, metrics));
     }

@@ -1,6 +1,6 @@
 //! Setting one key back.
 
-use tidegate_core::effect::Effect;
+use tidegate_core::effect::{Effect, Turn};
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::PerWindow;
 
@@ -29,7 +29,8 @@ impl MemoryStore {
         after.advance(now, resolved);
         let mut effect = Effect::default();
         effect.compare(reset.key.as_ref(), (&before, resolved), (&after, resolved));
-        let limits = after.limits(resolved);
+        let (old, limits) = (before.limits(resolved), after.limits(resolved));
+        let turns = PerWindow::from_fn(|window| Turn { before: old[window], after: limits[window] });
         let boosted =
             PerWindow::from_fn(|window| reset.windows[window] && limits[window] > resolved.bounds[window].floor_tpm());
         let dropped_hold_tokens = if reset.drop_holds { held } else { 0 };
@@ -44,7 +45,7 @@ impl MemoryStore {
         }
         let key = reset.key.as_ref();
         let names = [key.account(), key.model(), key.variant()];
-        log.push(now, author, format!("limit/{}", names.join("/")), None, None);
+        log.push_reset(now, author, format!("limit/{}", names.join("/")), turns);
         Some(done)
     }
 

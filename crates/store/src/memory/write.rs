@@ -62,6 +62,13 @@ impl MemoryStore {
             // It may have left the table.
             let Some((key, outlook)) = known else { continue };
             let key = key.as_ref();
+            // An entry is in the policy before it, the one after it, or both.
+            let applies = [(old, &result.before), (new, &result.written)]
+                .into_iter()
+                .any(|(policy, entry)| entry.as_ref().is_some_and(|entry| entry.applies_to(policy, key)));
+            if !applies {
+                continue;
+            }
             effect.look_at(key, outlook, now, &old.resolve(key, now), &new.resolve(key, now));
         }
         effect

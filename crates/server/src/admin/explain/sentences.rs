@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tidegate_core::decision::Denial;
+use tidegate_core::decision::{Denial, ServiceTier};
 use tidegate_core::law::explain::{Motion, Reading};
 use tidegate_core::policy::{Enforcement, Origin, Origins, Source};
-use tidegate_core::pressure::Signal;
+use tidegate_core::pressure::{FROZEN, Signal};
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::Window;
 use tidegate_proto::convert::time::wire_timestamp;
@@ -57,6 +57,7 @@ pub(super) fn of_window(window: Window, said: &KeyExplained, target: Option<&Tar
             tokens(status.effective_limit_tpm)
         ));
     }
+    sentences.extend(shed(said, window));
     sentences.push(motion(&explained.law, said, window));
     let idle = explained.law.settled_tokens == 0 && explained.law.motion != Motion::Boosted;
     if idle && status.limit_tpm > status.floor_tpm {
@@ -73,6 +74,19 @@ pub(super) fn of_window(window: Window, said: &KeyExplained, target: Option<&Tar
         sentences.push(reached(target, said, window));
     }
     sentences
+}
+
+/// Which requests the pressure of the deployment sheds.
+fn shed(said: &KeyExplained, window: Window) -> Option<String> {
+    let most = |tier| said.pressure[window].sheds_above(&said.resolved.bounds[window], tier);
+    let above = |most| format!("requests with which it would carry more than {} tokens", tokens(most));
+    let who = match (most(ServiceTier::Standard)?, most(ServiceTier::Priority)) {
+        (_, Some(0)) => "all requests, Priority ones too".to_owned(),
+        (_, Some(most)) => format!("all Standard requests, and Priority {}", above(most)),
+        (0, None) => "all Standard requests".to_owned(),
+        (most, None) => format!("Standard {}", above(most)),
+    };
+    Some(format!("The deployment is busy ({}): refused with 503 are {who}.", pressure(said.pressure[window].signal())))
 }
 
 fn bounds(limit: u64, origins: &Origins) -> String {
@@ -154,6 +168,9 @@ fn motion(law: &Reading, said: &KeyExplained, window: Window) -> String {
         Motion::Braked => match said.pressure[window].signal() {
             Signal::Stale => {
                 "Use would make it grow, but reports of pressure have stopped: limits are frozen.".to_owned()
+            }
+            _ if law.brake_permille == FROZEN => {
+                "Use would make it grow, but no report of pressure counted when tokens were settled.".to_owned()
             }
             signal => format!(
                 "Use would make it grow, but the deployment was too busy when tokens were settled ({} then, {} now).",

@@ -104,8 +104,8 @@ async fn a_dry_run_answers_what_the_write_would_and_changes_nothing() {
     let real = good(admin.update_tier(Request::new(update(15, 18, false))).await);
     assert_eq!(dry, real);
     assert_eq!(real.tier.map(|tier| tier.revision), Some(2));
-    // A tier may concern every key; six windows of two accounts rise from 10 to 15.
-    let effect = v1::WriteEffect { keys: 3, limits_raised: 6, gained_tpm: 30, ..Default::default() };
+    // The stranger has another tier; six windows of two accounts rise from 10 to 15.
+    let effect = v1::WriteEffect { keys: 2, limits_raised: 6, gained_tpm: 30, ..Default::default() };
     assert_eq!(real.effect, Some(effect));
     assert_eq!(real.changes.len(), 6);
     let key = Some(v1::LimitKey { account: "acme".into(), model: "m".into(), variant: String::new() });
@@ -123,7 +123,7 @@ async fn a_dry_run_answers_what_the_write_would_and_changes_nothing() {
 
     // A lower floor takes nothing away at once; a lower ceiling does.
     let released = good(admin.update_tier(Request::new(update(5, 18, true))).await).effect;
-    let kept = v1::WriteEffect { keys: 3, limits_released: 6, ..Default::default() };
+    let kept = v1::WriteEffect { keys: 2, limits_released: 6, ..Default::default() };
     assert_eq!(released, Some(kept));
     let clamped = good(admin.update_tier(Request::new(update(5, 11, false))).await).effect;
     assert_eq!(clamped.map(|effect| (effect.limits_lowered, effect.lost_tpm)), Some((6, 24)));
@@ -216,6 +216,30 @@ async fn a_boost_acts_at_once_on_every_key_of_its_scope() {
 }
 
 #[tokio::test]
+async fn an_effect_counts_the_keys_that_the_write_applies_to_and_no_others() {
+    let admin = admin();
+    good(admin.create_tier(Request::new(v1::CreateTierRequest { tier: Some(tier("gold")), options: None })).await);
+    good(admin.create_account(Request::new(account("acme", "gold"))).await);
+    for name in ["acme", "other", "stranger"] {
+        make_known(&admin, name, 1).await;
+    }
+    let update =
+        v1::UpdateTierRequest { tier: Some(v1::Tier { bounds: bounds(15, 18), ..tier("gold") }), ..Default::default() };
+    let effect = good(admin.update_tier(Request::new(update)).await).effect.expect("always there");
+    assert_eq!(effect.keys, 1, "of three known keys one has the tier");
+    let on = |model: &str| {
+        let mut wire = exception(model, "acme");
+        let scope = wire.r#override.as_mut().and_then(|entry| entry.scope.as_mut()).expect("it has one");
+        scope.model = Some(model.into());
+        Request::new(wire)
+    };
+    for (model, keys) in [("elsewhere", 0), ("m", 1)] {
+        let effect = good(admin.create_override(on(model)).await).effect.expect("always there");
+        assert_eq!(effect.keys, keys, "the only key is on m: {model}");
+    }
+}
+
+#[tokio::test]
 async fn a_reset_takes_limits_to_their_floors_and_holds_to_nothing() {
     let admin = admin();
     good(admin.create_override(Request::new(exception("x", "acme"))).await);
@@ -260,4 +284,7 @@ async fn a_reset_takes_limits_to_their_floors_and_holds_to_nothing() {
     assert_eq!(settled.outcome, tidegate_core::decision::SettleOutcome::Applied);
     let log = good(admin.list_changes(Request::new(v1::ListChangesRequest::default())).await).changes;
     assert_eq!((log[0].sequence, log[0].rpc.as_str(), log[0].object.as_str()), (4, "ResetLimit", "limit/acme/m/"));
+    let limits = [&log[0].before_json, &log[0].after_json];
+    let of = |prompt| format!(r#"{{"prompt":"{prompt}","uncachedPrompt":"20","generated":"20"}}"#);
+    assert_eq!(limits, [&of(20), &of(10)], "the limits before and after");
 }

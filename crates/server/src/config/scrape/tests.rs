@@ -109,3 +109,15 @@ fn only_plain_urls_are_taken() {
     assert!(url(&format!("http://h/{}", "x".repeat(240))).is_err());
     assert_eq!(url("http://engine.example:8000").map(|url| url.path), Ok("/".to_owned()));
 }
+
+#[test]
+fn what_a_url_says_behind_its_question_mark_is_not_shown() {
+    let text = r#"[[pressure.scrape]]
+        url = "http://10.0.0.5:8000/metrics?token=hunter2"
+        model = "large"
+        engine = "vllm""#;
+    let [target] = &targets(text).expect("right")[..] else { panic!("one target") };
+    assert_eq!(target.url.to_string(), "http://10.0.0.5:8000/metrics?...");
+    assert!(!format!("{:?}", target.url).contains("hunter2"), "{:?}", target.url);
+    assert_eq!(target.url.path, "/metrics?token=hunter2", "but sent");
+}
