@@ -321,7 +321,7 @@ pub struct Expected {
 }
 
 /// Reads the lines of [`Holds`] ahead.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Ahead<'a> {
     holds: &'a Holds,
     second: u64,
@@ -330,11 +330,9 @@ pub struct Ahead<'a> {
 }
 
 impl Ahead<'_> {
-    /// What is expected to have been produced by `at`, which is not before the last call's. Costs one step for each second
-    /// since then.
-    pub fn by(&mut self, at: Timestamp) -> Expected {
-        let Some(knots) = &self.holds.knots else { return Expected::default() };
-        let second = at.as_seconds();
+    /// Moves on to the beginning of a second, which is not before the last call's. Costs one step for each second since then.
+    pub fn move_to(&mut self, second: u64) {
+        let Some(knots) = &self.holds.knots else { return };
         let last_knot = self.holds.now.as_seconds() + AHEAD as u64 - 1;
         while self.second < second {
             self.level.add(self.slope);
@@ -345,14 +343,34 @@ impl Ahead<'_> {
                 self.second = second;
             }
         }
+    }
+
+    /// What is expected to have been produced by the end of the second that was moved to.
+    #[must_use]
+    pub fn by_its_end(&self) -> Expected {
+        let mut level = self.level;
+        level.add(self.slope);
+        self.from(level)
+    }
+
+    /// What is expected to have been produced by `at`, which is not before the last call's.
+    pub fn by(&mut self, at: Timestamp) -> Expected {
+        self.move_to(at.as_seconds());
         let fraction = ((at.as_micros() % MICROS_PER_SECOND) << SECOND_DIGITS) / MICROS_PER_SECOND;
         let fraction = i64::try_from(fraction).unwrap_or(0);
-        let mut now = self.level;
-        now.add(Line {
+        let mut level = self.level;
+        level.add(Line {
             produced: share(self.slope.produced, fraction),
             variance: share(self.slope.variance, fraction),
         });
-        Holds::expected(i128::from(now.produced) - self.holds.faded.produced, now.variance)
+        self.from(level)
+    }
+
+    fn from(&self, level: Line) -> Expected {
+        if self.holds.knots.is_none() {
+            return Expected::default();
+        }
+        Holds::expected(i128::from(level.produced) - self.holds.faded.produced, level.variance)
     }
 }
 

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::time::Duration;
 
-use crate::charges::Charges;
+use crate::charges::{Charges, Output};
 use crate::decision::{ServiceTier, WindowStatus};
 use crate::forecast::{Figures, ForecastDefaults, Lengths, Prior};
 use crate::holds::Holds;
@@ -39,7 +39,7 @@ mod watch;
 pub use end::{Booked, EndError, SettleCounts};
 pub use explain::{Explained, WindowExplained};
 pub use outlook::Outlook;
-pub use reserve::{RequestIdTaken, Reserve};
+pub use reserve::{Refused, RequestIdTaken, Reserve};
 
 /// What applies to a key at the moment of a call: inputs of every decision, not state.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ pub struct KeyState {
     history: History,
     /// Prompt and uncached prompt: charged at the same instants.
     prompt: Charges<2>,
-    generated: Charges<1>,
+    generated: Output,
     holds: Holds,
     figures: Figures,
     lengths: Lengths,
@@ -138,7 +138,7 @@ impl KeyState {
             law: Law::new(law::epoch_at(now, phase_seconds), bounds),
             history: History::default(),
             prompt: Charges::default(),
-            generated: Charges::default(),
+            generated: Output::default(),
             holds: Holds::default(),
             figures: Figures::default(),
             lengths: Lengths::default(),
@@ -202,7 +202,7 @@ impl KeyState {
             reset_after: match window {
                 Window::Prompt => self.prompt.reset_after(0, self.now),
                 Window::UncachedPrompt => self.prompt.reset_after(1, self.now),
-                Window::Generated => self.generated.reset_after(0, self.now),
+                Window::Generated => self.generated.empty_after(self.now),
             },
             binding: false,
         })
@@ -212,7 +212,7 @@ impl KeyState {
     #[must_use]
     pub const fn used(&self) -> Tokens {
         let [prompt, uncached] = self.prompt.sum();
-        let [generated] = self.generated.sum();
+        let generated = self.generated.sum();
         Tokens::new(prompt, uncached, generated)
     }
 

@@ -12,6 +12,7 @@ use flate2::read::MultiGzDecoder;
 
 mod fields;
 mod line;
+mod plain;
 #[cfg(test)]
 mod tests;
 
@@ -301,7 +302,10 @@ impl TraceReader {
             Ok(line) => line?,
             Err(error) => return Some(Err(error)),
         };
-        let parsed = splitter.split(line).and_then(|fields| columns.parse_row(fields));
+        let parsed = match plain::parse(&columns.roles, line) {
+            Some(row) => Ok(row),
+            None => splitter.split(line).and_then(|fields| columns.parse_row(fields)),
+        };
         Some(match parsed {
             Ok(row) if row.at_ms < *previous_ms => {
                 Err(place.fault(LineFault::Unsorted { at_ms: row.at_ms, previous_ms: *previous_ms }))

@@ -88,7 +88,7 @@ impl KeyState {
             }
             let tokens = self.book(&mut live, prompt, generated_tokens, rules);
             live.expires_at = self.now.after(live.ttl);
-            self.watch.on_output(self.now, self.generated.sum()[0], limit);
+            self.watch.on_output(self.now, self.generated.sum(), limit);
             self.revise(ticket.number, &mut live, pace, rules);
             Booked { outcome: SettleOutcome::Applied, clamped: false, tokens, sample: None }
         } else {
@@ -128,7 +128,7 @@ impl KeyState {
         let elapsed = self.now.since(reservation.reported_at);
         let tokens = self.book(&mut reservation, prompt, generated, rules);
         if outcome == SettleOutcome::Applied {
-            self.watch.on_output(self.now, self.generated.sum()[0], self.limits(rules).generated);
+            self.watch.on_output(self.now, self.generated.sum(), self.limits(rules).generated);
         }
         // A record is needed only where neither the issued numbers nor the time in the id will tell.
         let outlived = self.now > ticket.admitted_at.after(ticket.ttl);

@@ -2,15 +2,15 @@
 //! by then, and the safety margin of that sum (contract C1, C4), at every instant of the coming minute.
 //!
 //! Between two departures nothing leaves and expected output only grows, so the fullest instant is just before a departure or
-//! at the end of the minute. Groups of sub-buckets are looked at first, as if all left with the last of them: 32 looks, whatever
-//! the number of streams, and more only within groups that are too full by that.
+//! at the end of the minute. Seconds are looked at first, as if all left with the end of it: 62 looks, whatever the number of
+//! streams, and more only within seconds that are too full by that.
 
 use core::time::Duration;
 
 use super::{KeyState, Rules};
-use crate::charges::{Group, MOST_GROUPS};
+use crate::charges::Second;
 use crate::forecast::{self, Course, FEWEST_STREAMS, Figures, ForecastDefaults};
-use crate::holds::Expected;
+use crate::holds::{Ahead, Expected};
 use crate::time::Timestamp;
 use crate::window::WINDOW;
 
@@ -23,43 +23,46 @@ pub(super) struct GeneratedAsk {
     pub(super) reach: u64,
 }
 
-/// The coming minute as it would be if nothing were admitted.
-pub(super) struct Minute {
-    /// Of each group of sub-buckets of the generated window, and of the end of the minute.
-    stretches: [Stretch; MOST_GROUPS + 1],
-    count: usize,
-}
-
-/// A stretch of the coming minute, up to a departure or to the end of the minute.
-#[derive(Clone, Copy, Debug, Default)]
-struct Stretch {
+/// A second of the coming minute within which something leaves; or, after all of them, the end of that minute.
+#[derive(Clone, Copy)]
+struct Stretch<'a> {
+    leaving: Option<&'a Second>,
+    /// When the minute ends.
     end: Timestamp,
-    /// What is charged at its beginning, and just before its end.
-    first_charged: u64,
-    last_charged: u64,
-    /// What is expected to have been produced by its end.
-    expected: Expected,
-    /// Sub-buckets that leave within it.
-    start: usize,
-    buckets: usize,
+    /// What is charged at its beginning.
+    charged: u64,
+    /// From its beginning on.
+    ahead: Ahead<'a>,
 }
 
-impl Minute {
-    fn stretches(&self) -> &[Stretch] {
-        &self.stretches[..self.count]
+impl Stretch<'_> {
+    /// What is charged at its end.
+    fn left(&self) -> u64 {
+        self.charged.saturating_sub(self.leaving.map_or(0, Second::tokens))
+    }
+
+    /// What is expected to have been produced by its end.
+    fn expected(&self) -> Expected {
+        let mut ahead = self.ahead;
+        if self.leaving.is_some() { ahead.by_its_end() } else { ahead.by(self.end) }
+    }
+
+    /// The instants at which most is in the window, each just before a departure: what is charged then, and what is expected
+    /// to have been produced.
+    fn instants(&self) -> impl Iterator<Item = (Timestamp, u64, Expected)> {
+        let (mut charged, mut ahead) = (self.charged, self.ahead);
+        let end = self.leaving.is_none().then_some((self.end, 0));
+        self.leaving.into_iter().flat_map(Second::departures).chain(end).map(move |(at, leaving)| {
+            let look = (at, charged, ahead.by(at));
+            charged = charged.saturating_sub(leaving);
+            look
+        })
     }
 }
 
 impl KeyState {
     /// Whether the ask fits at every instant of the coming minute.
-    /// Leaves that minute behind, if it had to be looked at.
-    pub(super) fn generated_fits(
-        &self,
-        ask: GeneratedAsk,
-        limit_tpm: u64,
-        forecast: &ForecastDefaults,
-        minute: &mut Option<Minute>,
-    ) -> bool {
+    pub(super) fn generated_fits(&self, ask: GeneratedAsk, limit_tpm: u64, forecast: &ForecastDefaults) -> bool {
         if ask.tokens > 0 && self.holds.reach().saturating_add(ask.reach) > self.most_reach(limit_tpm, forecast) {
             return false;
         }
@@ -68,40 +71,56 @@ impl KeyState {
             forecast.fits(sum, expected.tokens, expected.variance, limit_tpm)
         };
         // Fast paths to ALLOW: everything charged now and everything that may or that is expected to come, ever.
-        let charged = self.generated.sum()[0];
+        let charged = self.generated.sum();
         let ever = charged.saturating_add(self.holds.most()).saturating_add(ask.tokens);
         if ever <= limit_tpm || fits(charged, self.holds.in_the_end()) {
             return true;
         }
-        let minute = minute.get_or_insert_with(|| self.minute());
-        minute.stretches().iter().all(|stretch| {
-            fits(stretch.first_charged, stretch.expected)
-                || fits(stretch.last_charged, stretch.expected)
-                    && self.within(stretch).all(|(_, charged, expected)| fits(charged, expected))
+        let most = limit_tpm.checked_sub(ask.tokens.saturating_add(self.most_margin(forecast)));
+        self.coming_minute(|stretch| {
+            let expected = stretch.expected();
+            most.is_some_and(|most| stretch.charged.saturating_add(expected.tokens) <= most)
+                || fits(stretch.charged, expected)
+                || stretch.instants().all(|(_, charged, expected)| fits(charged, expected))
         })
     }
 
     /// The largest ask that fits; `None` where not even nothing does.
     pub(super) fn generated_room(&self, limit_tpm: u64, forecast: &ForecastDefaults) -> Option<u64> {
-        let charged = self.generated.sum()[0];
+        let charged = self.generated.sum();
         let mut peak = charged;
         if !self.holds.is_empty() {
-            let raised = |peak: u64, charged: u64, expected: Expected| {
-                let sum = charged.saturating_add(expected.tokens);
-                let fits = forecast.fits(sum, expected.tokens, expected.variance, peak);
-                (!fits).then(|| sum.saturating_add(forecast.margin(expected.tokens, expected.variance)))
-            };
-            let minute = self.minute();
-            for stretch in minute.stretches() {
-                peak = raised(peak, stretch.last_charged, stretch.expected).unwrap_or(peak);
-            }
-            for stretch in minute.stretches() {
-                if raised(peak, stretch.first_charged, stretch.expected).is_some() {
-                    for (_, charged, expected) in self.within(stretch) {
-                        peak = raised(peak, charged, expected).unwrap_or(peak);
+            let fits =
+                |sum: u64, expected: Expected, peak: u64| forecast.fits(sum, expected.tokens, expected.variance, peak);
+            let raise = |peak: &mut u64, stretch: &Stretch<'_>| {
+                for (_, charged, expected) in stretch.instants() {
+                    let sum = charged.saturating_add(expected.tokens);
+                    if !fits(sum, expected, *peak) {
+                        *peak = sum.saturating_add(forecast.margin(expected.tokens, expected.variance));
                     }
                 }
+            };
+            // The stretch that is fullest without a margin is looked at first, so that hardly any other has to be.
+            let (mut fullest, mut which) = (0, None);
+            self.coming_minute(|stretch| {
+                let sum = stretch.charged.saturating_add(stretch.expected().tokens);
+                if sum >= fullest {
+                    (fullest, which) = (sum, Some(*stretch));
+                }
+                true
+            });
+            if let Some(stretch) = which {
+                raise(&mut peak, &stretch);
             }
+            let margin = self.most_margin(forecast);
+            self.coming_minute(|stretch| {
+                let expected = stretch.expected();
+                let sum = stretch.charged.saturating_add(expected.tokens);
+                if sum.saturating_add(margin) > peak && !fits(sum, expected, peak) {
+                    raise(&mut peak, stretch);
+                }
+                true
+            });
         }
         // What declared maxima rule out needs no margin.
         let room = limit_tpm.checked_sub(peak.min(charged.saturating_add(self.holds.most())))?;
@@ -118,7 +137,6 @@ impl KeyState {
         ask: GeneratedAsk,
         limit_tpm: u64,
         forecast: &ForecastDefaults,
-        minute: &Minute,
     ) -> Timestamp {
         let latest = self.now.after(WINDOW);
         let most = self.most_reach(limit_tpm, forecast).saturating_sub(ask.reach);
@@ -128,52 +146,51 @@ impl KeyState {
             let sum = charged.saturating_add(expected.tokens).saturating_add(ask.tokens);
             forecast.fits(sum, expected.tokens, expected.variance, limit_tpm)
         };
-        // It does not fit before the last departure just before which it does not.
-        let full = minute.stretches().iter().rev().find_map(|stretch| {
-            if !fits(stretch.last_charged, stretch.expected) {
-                return Some(stretch.end);
-            }
-            if fits(stretch.first_charged, stretch.expected) {
-                return None;
-            }
-            let full = self.within(stretch).filter(|&(_, charged, expected)| !fits(charged, expected));
-            full.last().map(|(at, ..)| at)
+        // It does not fit before the last departure just before which it does not. A minute touches 61 seconds, and its end.
+        let (mut candidates, mut place) = (0_u64, 0);
+        self.coming_minute(|stretch| {
+            candidates |= u64::from(!fits(stretch.charged, stretch.expected())) << place;
+            place += 1;
+            true
         });
+        let mut full = None;
+        while full.is_none() && candidates > 0 {
+            let mut before = candidates.ilog2();
+            candidates -= 1 << before;
+            self.coming_minute(|stretch| {
+                if before == 0 {
+                    let instants = stretch.instants().filter(|&(_, charged, expected)| !fits(charged, expected));
+                    full = instants.map(|(at, ..)| at).last();
+                    return false;
+                }
+                before -= 1;
+                true
+            });
+        }
         fit.max(full.unwrap_or(fit)).min(latest)
     }
 
-    /// The coming minute, as of the last [`KeyState::advance`].
-    pub(super) fn minute(&self) -> Minute {
-        let mut minute = Minute { stretches: [Stretch::default(); MOST_GROUPS + 1], count: 0 };
-        let mut charged = self.generated.sum()[0];
-        let mut ahead = self.holds.ahead();
-        let end = Group { which: 0..0, last: self.now.after(WINDOW), tokens: [0], last_tokens: [0] };
-        let groups = self.generated.departing_groups().chain(core::iter::once(end));
-        for (stretch, group) in minute.stretches.iter_mut().zip(groups) {
-            let left = charged.saturating_sub(group.tokens[0]);
-            *stretch = Stretch {
-                end: group.last,
-                first_charged: charged,
-                last_charged: left.saturating_add(group.last_tokens[0]),
-                expected: ahead.by(group.last),
-                start: group.which.start,
-                buckets: group.which.len(),
-            };
-            charged = left;
-            minute.count += 1;
+    /// Looks at the coming minute, as of the last [`KeyState::advance`], stretch by stretch for as long as `look` answers `true`;
+    /// whether it did to the end.
+    fn coming_minute<'a>(&'a self, mut look: impl FnMut(&Stretch<'a>) -> bool) -> bool {
+        let (charged, ahead) = (self.generated.sum(), self.holds.ahead());
+        let mut stretch = Stretch { leaving: None, end: self.now.after(WINDOW), charged, ahead };
+        for second in self.generated.seconds() {
+            stretch.leaving = Some(second);
+            stretch.ahead.move_to(second.leaves_in());
+            if !look(&stretch) {
+                return false;
+            }
+            stretch.charged = stretch.left();
         }
-        minute
+        stretch.leaving = None;
+        look(&stretch)
     }
 
-    /// Each instant just before a departure within a stretch: what is charged then, and what is expected to have been produced.
-    fn within(&self, stretch: &Stretch) -> impl Iterator<Item = (Timestamp, u64, Expected)> + '_ {
-        let mut charged = stretch.first_charged;
-        let mut ahead = self.holds.ahead();
-        self.generated.departures_of(stretch.start..stretch.start + stretch.buckets).map(move |(at, [leaving])| {
-            let look = (at, charged, ahead.by(at));
-            charged = charged.saturating_sub(leaving);
-            look
-        })
+    /// At least the margin at any instant.
+    fn most_margin(&self, forecast: &ForecastDefaults) -> u64 {
+        let Expected { tokens, variance } = self.holds.in_the_end();
+        forecast.margin(tokens, variance)
     }
 
     /// What a stream that has produced `produced` tokens is expected to produce from here on, at this limit.

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use core::time::Duration;
 
-use super::expectation::{GeneratedAsk, Minute, most_of};
+use super::expectation::{GeneratedAsk, most_of};
 use super::{Forget, KeyState, KnownRequest, Rules};
 use crate::ask::Request;
 use crate::decision::{Allowed, Answer, Bound, Denial, Denied};
@@ -36,19 +36,36 @@ const LONG_WAIT_MILLIS: u64 = 20_000;
 /// Pressure over which waits grow, permille.
 const WAIT_RANGE: u64 = 550;
 
+/// A request refused; how long to wait is not worked out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub denial: Denial,
+    wish: Wish,
+}
+
+impl Refused {
+    /// What the request asked for.
+    #[must_use]
+    pub const fn ask(&self) -> Tokens {
+        self.wish.ask
+    }
+}
+
 /// A decision, and which windows are in the way.
 struct Judgement {
-    outcome: Result<Allowed, Denied>,
+    outcome: Result<Allowed, Refused>,
     binding: PerWindow<bool>,
 }
 
 impl Judgement {
-    fn denied(denial: Denial, retry_after: Option<Duration>, ask: Tokens, binding: PerWindow<bool>) -> Self {
-        Self { outcome: Err(Denied { denial, retry_after, ask }), binding }
+    fn refused(denial: Denial, wish: Wish, binding: PerWindow<bool>) -> Self {
+        Self { outcome: Err(Refused { denial, wish }), binding }
     }
 }
 
 /// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wish {
     ask: Tokens,
     /// Generated tokens that it could produce within a minute.
@@ -81,7 +98,7 @@ impl KeyState {
         Ok(self.answer(judgement, reserve.request, rules))
     }
 
-    /// As [`KeyState::reserve`], for callers that publish no windows: looking at them costs as much as deciding.
+    /// As [`KeyState::reserve`], for callers that publish neither windows nor waits: looking at them costs as much as deciding.
     ///
     /// # Errors
     /// As [`KeyState::reserve`].
@@ -91,7 +108,7 @@ impl KeyState {
         rules: &Rules<'_>,
         reserve: &Reserve<'_, '_>,
         number: impl FnOnce() -> Result<Number, Bound>,
-    ) -> Result<Result<Allowed, Denied>, RequestIdTaken> {
+    ) -> Result<Result<Allowed, Refused>, RequestIdTaken> {
         self.judge(now, rules, reserve, number).map(|judgement| judgement.outcome)
     }
 
@@ -114,8 +131,7 @@ impl KeyState {
         let figures = self.expected_figures(rules);
         if let Some((denial, windows)) = hopeless(request, rules, &limits) {
             self.on_denied(&forecast::stated(request), &windows, &limits, rules);
-            let wait = (denial == Denial::ExceedsCurrentLimit).then(|| self.next_epoch());
-            return Ok(Judgement::denied(denial, wait, figures.ask(request, &limits), windows));
+            return Ok(Judgement::refused(denial, self.wish(request, &figures, &limits, rules), windows));
         }
         // The account's own limits first: above them it is a 429, whatever the deployment says (C10).
         let own = self.wish(request, &figures, &limits, rules);
@@ -123,20 +139,17 @@ impl KeyState {
         if !self.has_room_for_all(own.generated(), effective.generated) {
             self.look(rules);
         }
-        let mut minute = None;
-        let full = self.full(&own, &limits, rules, &mut minute);
+        let full = self.full(&own, &limits, rules);
         if full != PerWindow::default() {
             for (window, _) in full.iter().filter(|(_, full)| **full) {
                 self.law.on_denied(window, own.ask[window], &rules.bounds[window]);
             }
             self.on_denied(&own.ask, &full, &limits, rules);
-            let wait = self.wait(&own, &limits, rules, minute);
-            return Ok(Judgement::denied(Denial::WindowFull, Some(wait), own.ask, full));
+            return Ok(Judgement::refused(Denial::WindowFull, own, full));
         }
         let wish = if effective == limits { own } else { self.wish(request, &figures, &effective, rules) };
-        if let Some((denial, windows)) = self.overloaded(&wish, &limits, &effective, request, rules, &mut minute) {
-            let wait = self.overloaded_wait(request, &windows, rules);
-            return Ok(Judgement::denied(denial, Some(wait), wish.ask, windows));
+        if let Some((denial, windows)) = self.overloaded(&wish, &limits, &effective, request, rules) {
+            return Ok(Judgement::refused(denial, wish, windows));
         }
         let number =
             if self.live.len() < reserve.most_reservations { number() } else { Err(Bound::ReservationsPerKey) };
@@ -164,15 +177,15 @@ impl KeyState {
     }
 
     fn refusal(&self, rules: &Rules<'_>, request: &Request<'_>, bound: Bound) -> Judgement {
-        let ask = self.expected_figures(rules).ask(request, &self.limits(rules));
-        Judgement::denied(Denial::Capacity(bound), Some(self.spread(request)), ask, PerWindow::default())
+        let wish = self.wish(request, &self.expected_figures(rules), &self.limits(rules), rules);
+        Judgement::refused(Denial::Capacity(bound), wish, PerWindow::default())
     }
 
     /// Refuses the request because nobody may spend on this account; as [`KeyState::refuse`].
     #[must_use]
     pub fn forbid(&mut self, rules: &Rules<'_>, request: &Request<'_>, denial: Denial) -> Answer {
-        let ask = self.expected_figures(rules).ask(request, &self.limits(rules));
-        self.answer(Judgement::denied(denial, None, ask, PerWindow::default()), request, rules)
+        let wish = self.wish(request, &self.expected_figures(rules), &self.limits(rules), rules);
+        self.answer(Judgement::refused(denial, wish, PerWindow::default()), request, rules)
     }
 
     fn admit(&mut self, number: Number, reserve: &Reserve<'_, '_>, ask: Tokens, held: Held, pace: u64) {
@@ -223,7 +236,29 @@ impl KeyState {
         for (window, binding) in judgement.binding.iter() {
             windows[window].binding = *binding;
         }
-        Answer { outcome: judgement.outcome, windows }
+        let outcome = judgement.outcome.map_err(|Refused { denial, wish }| {
+            let retry_after = self.retry_after(denial, &wish, &judgement.binding, request, rules);
+            Denied { denial, retry_after, ask: wish.ask }
+        });
+        Answer { outcome, windows }
+    }
+
+    /// How long to wait after this denial; `None` where waiting does not help.
+    fn retry_after(
+        &self,
+        denial: Denial,
+        wish: &Wish,
+        windows: &PerWindow<bool>,
+        request: &Request<'_>,
+        rules: &Rules<'_>,
+    ) -> Option<Duration> {
+        match denial {
+            Denial::WindowFull => Some(self.wait(wish, &self.limits(rules), rules)),
+            Denial::ExceedsCurrentLimit => Some(self.next_epoch()),
+            Denial::Squeezed | Denial::Shed => Some(self.overloaded_wait(request, windows, rules)),
+            Denial::Capacity(_) => Some(self.spread(request)),
+            Denial::NeverFits | Denial::UnknownAccount | Denial::AccountBlocked => None,
+        }
     }
 
     /// Time until the law's minute closes.
@@ -248,19 +283,18 @@ impl KeyState {
         effective: &Tokens,
         request: &Request<'_>,
         rules: &Rules<'_>,
-        minute: &mut Option<Minute>,
     ) -> Option<(Denial, PerWindow<bool>)> {
         if rules.pressure == PerWindow::default() {
             return None;
         }
         if effective != limits {
-            let squeezed = self.full(wish, effective, rules, minute);
+            let squeezed = self.full(wish, effective, rules);
             if squeezed != PerWindow::default() {
                 return Some((Denial::Squeezed, squeezed));
             }
         }
         let [prompt, uncached] = self.prompt.sum();
-        let carried = Tokens::new(prompt, uncached, self.generated.sum()[0].saturating_add(self.holds.held()));
+        let carried = Tokens::new(prompt, uncached, self.generated.sum().saturating_add(self.holds.held()));
         let shed = PerWindow::from_fn(|window| {
             let tokens = carried[window].saturating_add(wish.ask[window]);
             rules.pressure[window].sheds(tokens, &rules.bounds[window], request.service_tier)
@@ -294,24 +328,23 @@ impl KeyState {
         mixed(request.key.hash() ^ call) >> 32
     }
 
-    /// The windows in which the ask does not fit now. Leaves the coming minute behind, if it had to be looked at.
-    fn full(&self, wish: &Wish, limits: &Tokens, rules: &Rules<'_>, minute: &mut Option<Minute>) -> PerWindow<bool> {
+    /// The windows in which the ask does not fit now.
+    fn full(&self, wish: &Wish, limits: &Tokens, rules: &Rules<'_>) -> PerWindow<bool> {
         PerWindow::from_fn(|window| match window {
-            Window::Generated => !self.generated_fits(wish.generated(), limits.generated, rules.forecast, minute),
+            Window::Generated => !self.generated_fits(wish.generated(), limits.generated, rules.forecast),
             _ => self.room(window, limits[window], rules).is_none_or(|room| wish.ask[window] > room),
         })
     }
 
     /// How long until the ask fits (contract C12): holds run as forecast, the limits stay, nothing else is admitted. At most
     /// 60 s.
-    fn wait(&self, wish: &Wish, limits: &Tokens, rules: &Rules<'_>, minute: Option<Minute>) -> Duration {
+    fn wait(&self, wish: &Wish, limits: &Tokens, rules: &Rules<'_>) -> Duration {
         let room = |window: Window| limits[window].saturating_sub(wish.ask[window]);
         let prompt = self.prompt.wait_until_at_most(0, room(Window::Prompt), self.now);
         let uncached = self.prompt.wait_until_at_most(1, room(Window::UncachedPrompt), self.now);
         // The prompt windows only empty. The generated one may fill meanwhile with what the holds produce.
         let from = self.now.after(prompt.max(uncached));
-        let minute = minute.unwrap_or_else(|| self.minute());
-        let fits = self.generated_fits_from(from, wish.generated(), limits.generated, rules.forecast, &minute);
+        let fits = self.generated_fits_from(from, wish.generated(), limits.generated, rules.forecast);
         fits.since(self.now).min(WINDOW)
     }
 }

@@ -64,7 +64,7 @@ impl KeyState {
     /// Whether this ask fits whatever is believed of live streams: with all that they could produce within a minute. Then nobody
     /// needs to look at them.
     pub(super) fn has_room_for_all(&self, ask: GeneratedAsk, limit_tpm: u64) -> bool {
-        let [charged] = self.generated.sum();
+        let charged = self.generated.sum();
         let live = charged.saturating_add(self.holds.reach());
         live.saturating_add(ask.tokens.max(ask.reach)) <= limit_tpm
     }

@@ -58,7 +58,7 @@ impl<'a> Forecast<'a> {
         let decided = self.state.decide(now, &rules, &reserve, || Ok(number));
         self.limits = self.state.limits(&rules);
         let allowed =
-            decided.expect("the request has no id, so its id cannot be taken").map_err(|denied| denied.denial)?;
+            decided.expect("the request has no id, so its id cannot be taken").map_err(|refused| refused.denial)?;
         let ticket = Ticket { number, admitted_at: allowed.admitted_at, ttl: allowed.ttl, reserved: allowed.reserved };
         if self.tickets.len() <= stream.slot {
             self.tickets.resize(stream.slot + 1, None);
@@ -78,7 +78,7 @@ impl<'a> Forecast<'a> {
         let asked = self.request(&stream.request);
         let reserve = Reserve { request: &asked, request_id: None, most_reservations: MOST_RESERVATIONS };
         let decided = self.state.decide(now, &self.rules(rules, around), &reserve, || Err(Bound::Reservations));
-        decided.ok().and_then(Result::err).map(|denied| denied.ask)
+        decided.ok().and_then(Result::err).map(|refused| refused.ask())
     }
 
     /// A request as a gateway would state it.

@@ -1,7 +1,7 @@
 //! What today's gateways do: hold a maximum or a constant, or charge afterwards. They count in the same windows as tidegate,
 //! and hear the same reports.
 
-use tidegate_core::charges::Charges;
+use tidegate_core::charges::{Charges, Output};
 use tidegate_core::forecast::Sample;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::Tokens;
@@ -17,7 +17,7 @@ pub(super) const FIXED_HOLD: u64 = 1_024;
 struct Key {
     limit: Tokens,
     prompt: Charges<2>,
-    generated: Charges<1>,
+    generated: Output,
     held: u64,
 }
 
@@ -30,7 +30,7 @@ impl Key {
         self.prompt.expire(now);
         self.generated.expire(now);
         let [prompt, uncached] = self.prompt.sum();
-        Tokens::new(prompt, uncached, self.generated.sum()[0])
+        Tokens::new(prompt, uncached, self.generated.sum())
     }
 }
 
@@ -126,7 +126,7 @@ impl Limiter for ChargeAfter {
         key.prompt.expire(now);
         key.generated.expire(now);
         key.prompt.charge(now, [request.prompt_tokens, request.uncached_prompt_tokens]);
-        key.generated.charge(now, [request.generated_tokens]);
+        key.generated.spread(now, now, request.generated_tokens);
         None
     }
 

@@ -1,6 +1,7 @@
 //! One row of a trace: which field is which column, and what a row may hold.
 
 use super::fields::Fields;
+use super::plain::Role;
 use super::{LineFault, MAX_COUNT, MAX_NAME_BYTES, RowRef};
 
 /// The columns that every trace has.
@@ -9,7 +10,6 @@ pub(super) const REQUIRED: [&str; 5] = ["t_ms", "account", "model", "prompt_toke
 /// Where the header puts each column, from 0.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
-    count: usize,
     at_ms: usize,
     account: usize,
     model: usize,
@@ -18,6 +18,8 @@ pub(super) struct Columns {
     cached_prompt_tokens: Option<usize>,
     duration_ms: Option<usize>,
     max_generated_tokens: Option<usize>,
+    /// Of every column.
+    pub(super) roles: Vec<Role>,
 }
 
 impl Columns {
@@ -31,8 +33,7 @@ impl Columns {
             }
         };
         let require = |wanted| find(wanted)?.ok_or(LineFault::MissingColumn(wanted));
-        Ok(Self {
-            count: names.len(),
+        let mut columns = Self {
             at_ms: require("t_ms")?,
             account: require("account")?,
             model: require("model")?,
@@ -41,13 +42,30 @@ impl Columns {
             cached_prompt_tokens: find("cached_prompt_tokens")?,
             duration_ms: find("duration_ms")?,
             max_generated_tokens: find("max_generated_tokens")?,
-        })
+            roles: vec![Role::Unknown; names.len()],
+        };
+        let found = [
+            (Some(columns.at_ms), Role::AtMs),
+            (Some(columns.account), Role::Account),
+            (Some(columns.model), Role::Model),
+            (Some(columns.prompt_tokens), Role::PromptTokens),
+            (columns.cached_prompt_tokens, Role::CachedPromptTokens),
+            (Some(columns.generated_tokens), Role::GeneratedTokens),
+            (columns.duration_ms, Role::DurationMs),
+            (columns.max_generated_tokens, Role::MaxGeneratedTokens),
+        ];
+        for (index, role) in found {
+            if let Some(index) = index {
+                columns.roles[index] = role;
+            }
+        }
+        Ok(columns)
     }
 
     /// Reads one row. Its order among the others is the caller's to check.
     pub(super) fn parse_row<'f>(&self, fields: Fields<'f>) -> Result<RowRef<'f>, LineFault> {
-        if fields.len() != self.count {
-            return Err(LineFault::FieldCount { found: fields.len(), expected: self.count });
+        if fields.len() != self.roles.len() {
+            return Err(LineFault::FieldCount { found: fields.len(), expected: self.roles.len() });
         }
         let optional = |column, index: Option<usize>| match index.map(|index| fields.text(index)) {
             None | Some("") => Ok(None),

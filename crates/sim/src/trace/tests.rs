@@ -2,6 +2,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -99,4 +100,45 @@ fn gzip_is_seen_by_its_bytes() {
     assert!(error.contains("not-named-gz"), "{error}");
     let missing = folder.path().join("missing.csv");
     assert!(survey(&missing).expect_err("missing").to_string().contains("missing.csv"));
+}
+
+/// A field of a row, as it should be or not.
+fn field() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => (0_u64..2_000).prop_map(|number| number.to_string()),
+        2 => "[a-z]{1,3}",
+        1 => Just(String::new()),
+        1 => prop::sample::select(vec!["1099511627776", "1099511627777", "00000000000000000000001", "18446744073709551617"])
+            .prop_map(str::to_owned),
+        1 => "[a-z\"\u{e9} \u{7f}1-9]{0,4}",
+        1 => Just("n".repeat(257)),
+    ]
+}
+
+proptest! {
+    /// The short way reads a row as the long one does, or leaves it to that.
+    #[test]
+    fn a_plain_row_is_read_as_any_other(mut fields in prop::collection::vec(field(), 5..9), sound in any::<bool>()) {
+        const NAMES: &str = "t_ms,prompt_tokens,cached_prompt_tokens,generated_tokens,account,model,extra,max_generated_tokens";
+        let plain = ["7", "70", "0", "7", "a", "b", "c", "9"];
+        if sound {
+            // All but one as they should be.
+            let odd = fields[0].clone();
+            let at = odd.len() % plain.len();
+            fields = plain.map(str::to_owned).to_vec();
+            fields[at] = odd;
+        }
+        let line = fields.join(",");
+        let mut splitter = fields::Splitter::default();
+        let columns = line::Columns::parse(&splitter.split(NAMES).expect("no quotes")).expect("all are there");
+        let short = plain::parse(&columns.roles, &line);
+        let mut splitter = fields::Splitter::default();
+        let long = splitter.split(&line).and_then(|fields| columns.parse_row(fields));
+        if let Some(row) = short {
+            prop_assert_eq!(Ok(row), long);
+        } else if let Ok(row) = long {
+            let odd = !line.is_ascii() || line.contains(['"', '\u{7f}']) || line.contains("0000") || line.contains("nnnn");
+            prop_assert!(odd, "{:?}: {:?}", line, row);
+        }
+    }
 }

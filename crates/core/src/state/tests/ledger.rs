@@ -1,6 +1,8 @@
 //! Properties against models that never ask the core what it counted.
 
+use super::super::expectation::GeneratedAsk;
 use super::*;
+use crate::charges::Second;
 use crate::reservation::Held;
 
 /// What a test knows of a live reservation: enough to check C1 without the core's own aggregates.
@@ -110,7 +112,7 @@ proptest! {
                     for ahead in 0..=60_u64 {
                         let then = at(now).after(Duration::from_secs(ahead));
                         let charged: u64 =
-                            key.state.generated.departures().filter(|(at, _)| *at > then).map(|(_, [tokens])| tokens).sum();
+                            key.state.generated.seconds().flat_map(Second::departures).filter(|(at, _)| *at > then).map(|(_, tokens)| tokens).sum();
                         let expected: f64 = holds.iter().map(|(_, live)| key.state.expected_of(live, at(now), then)).sum();
                         prop_assert!(charged as f64 + expected + ask.generated as f64 <= LIMIT.generated as f64 + 1e-6);
                     }
@@ -220,6 +222,60 @@ proptest! {
             }
         }
         prop_assert_eq!(key.windows(), visited.windows());
+    }
+
+    /// Looking at whole seconds first finds what looking at every instant of the coming minute does.
+    #[test]
+    fn the_coming_minute_is_as_full_as_its_fullest_instant(
+        steps in prop::collection::vec((0_u64..4_000, step()), 1..80),
+        asks in prop::collection::vec(0_u64..4_000, 20),
+    ) {
+        let mut key = Key::new(Tokens::new(1_000_000, 1_000_000, 3_000));
+        let mut live = Vec::new();
+        for (wait, step) in steps {
+            key.now += wait;
+            match step {
+                Step::Ask { declared, .. } => {
+                    let asked = Request { max_generated_tokens: declared, ..request(1, 1, 0) };
+                    let answer = key.ask(&asked);
+                    live.extend(answer.outcome.is_ok().then(|| (ticket(&answer, &asked), 0)));
+                }
+                Step::Progress { which, more } if !live.is_empty() => {
+                    let index = which.index(live.len());
+                    let (ticket, generated) = &mut live[index];
+                    *generated += more;
+                    key.progress(ticket, *generated).expect("live");
+                }
+                Step::Settle { which, more, .. } if !live.is_empty() => {
+                    let (ticket, generated) = live.swap_remove(which.index(live.len()));
+                    key.settle(&ticket, generated + more).expect("live");
+                }
+                _ => {}
+            }
+        }
+        key.windows();
+        let (state, forecast, now) = (&key.state, key.forecast, at(key.now));
+        let (mut instants, mut charged) = (Vec::new(), state.generated.sum());
+        for (then, leaving) in state.generated.seconds().flat_map(Second::departures).chain([(now.after(WINDOW), 0)]) {
+            instants.push((then, charged, state.holds.ahead().by(then)));
+            charged -= leaving;
+        }
+        let most_reach = forecast.most_reach(3_000, state.watch.is_on(now));
+        let guarded = |ask: GeneratedAsk| ask.tokens > 0 && state.holds.reach() + ask.reach > most_reach;
+        for tokens in asks {
+            let ask = GeneratedAsk { tokens, reach: tokens / 8 };
+            let full = |&&(_, charged, expected): &&(Timestamp, u64, crate::holds::Expected)| {
+                !forecast.fits(charged + expected.tokens + tokens, expected.tokens, expected.variance, 3_000)
+            };
+            // What is declared may rule out what is feared.
+            let ever = state.generated.sum() + state.holds.most() + tokens;
+            let fits = ever <= 3_000 || instants.iter().find(full).is_none();
+            prop_assert_eq!(state.generated_fits(ask, 3_000, &forecast), fits && !guarded(ask));
+            if !guarded(ask) {
+                let last_full = instants.iter().rev().find(full).map_or(now, |(at, ..)| *at);
+                prop_assert_eq!(state.generated_fits_from(now, ask, 3_000, &forecast), last_full);
+            }
+        }
     }
 
     /// `remaining` is the largest ask that is admitted, and C12 holds for whatever is in the windows.

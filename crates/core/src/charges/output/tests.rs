@@ -1,0 +1,102 @@
+use proptest::prelude::*;
+use std::vec::Vec;
+
+use super::*;
+use crate::time::micros;
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(1_000_000 + millis)
+}
+
+fn departures(output: &Output) -> Vec<(Timestamp, u64)> {
+    output.seconds().flat_map(Second::departures).collect()
+}
+
+#[test]
+fn output_is_spread_evenly_and_the_remainder_is_newest() {
+    let mut output = Output::default();
+    output.spread(at(50), at(425), 100);
+    let shares: Vec<_> = departures(&output).into_iter().map(|(_, tokens)| tokens).collect();
+    assert_eq!(shares, [20, 33, 33, 14], "75 ms, two eighths of a second, 50 ms and the remainder");
+}
+
+#[test]
+fn slow_output_is_spread_as_evenly_as_fast() {
+    let mut output = Output::default();
+    output.spread(at(0), at(30_000), 30);
+    output.expire(at(75_000));
+    assert_eq!(output.sum(), 15, "half of it is still in the window");
+}
+
+#[test]
+fn output_older_than_a_minute_does_not_count() {
+    let mut output = Output::default();
+    output.spread(at(0), at(120_000), 1_200);
+    assert_eq!(output.sum(), 600);
+}
+
+proptest! {
+    /// The window never counts less than the true trailing minute, nor a charge an eighth of a second older.
+    #[test]
+    fn counting_errs_on_the_safe_side_by_less_than_a_sub_bucket(
+        steps in prop::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..90_000), 1..80),
+    ) {
+        let (mut output, mut now, mut log) = (Output::default(), 100_000, Vec::new());
+        for (wait, tokens, back) in steps {
+            now += wait;
+            output.expire(at(now));
+            let from = now - back;
+            output.spread(at(from), at(now), tokens);
+            // The model: each report's exact share, by the words of C3.
+            log.push((from, now, tokens));
+            let exact = |age: u64| -> f64 {
+                log.iter().map(|&(from, to, tokens)| {
+                    let cut = (now as f64) - (age as f64);
+                    if to == from { return if (to as f64) > cut { tokens as f64 } else { 0.0 }; }
+                    let inside = (to as f64 - cut.max(from as f64)).max(0.0);
+                    tokens as f64 * inside / (to - from) as f64
+                }).sum()
+            };
+            let counted = output.sum() as f64;
+            // A token counts from when it is complete, so a report can leave one token uncounted at the window's far end.
+            let rounding = log.len() as f64;
+            prop_assert!(counted + rounding >= exact(60_000), "{counted} < {}", exact(60_000));
+            prop_assert!(counted <= exact(60_125) + rounding, "{counted} > {}", exact(60_125));
+            let parts: u64 = departures(&output).into_iter().map(|(_, tokens)| tokens).sum();
+            prop_assert_eq!(parts, output.sum());
+            // The seconds are in order, each once, and know what is in them.
+            prop_assert!(output.seconds().is_sorted_by(|one, next| one.leaves_in() < next.leaves_in()));
+            prop_assert!(output.seconds().count() <= 61);
+            for second in output.seconds() {
+                let leaving: Vec<_> = second.departures().collect();
+                prop_assert_eq!(leaving.iter().map(|(_, tokens)| tokens).sum::<u64>(), second.tokens());
+                prop_assert!(leaving.is_sorted_by(|(one, _), (next, _)| one < next));
+                prop_assert!(leaving.iter().all(|(at, _)| at.as_seconds() == second.leaves_in() && *at > super::tests::at(now)));
+            }
+        }
+    }
+
+    /// Each sub-bucket gets what was complete by its end.
+    #[test]
+    fn a_spread_is_exact_in_every_sub_bucket(back in 1_u64..59_000, offset in 0_u64..125, tokens in 1_u64..1 << 40) {
+        let (from, to) = (at(100_000 + offset - back), at(100_000 + offset));
+        let mut output = Output::default();
+        output.spread(from, to, tokens);
+        let mut before = 0;
+        for (leaves_at, counted) in departures(&output) {
+            let end = Timestamp::from_micros((number_at(leaves_at.before(WINDOW)) + 1) * SUB_BUCKET_MICROS).min(to);
+            let by = u128::from(tokens) * u128::from(micros(end.since(from))) / u128::from(micros(to.since(from)));
+            prop_assert_eq!(u128::from(before + counted), by);
+            before += counted;
+        }
+        prop_assert_eq!(before, tokens);
+    }
+
+    /// Nothing is lost between the report and the window: a spread of at most a minute counts in full.
+    #[test]
+    fn a_spread_within_the_minute_counts_in_full(back in 0_u64..59_000, tokens in 0_u64..1 << 40) {
+        let mut output = Output::default();
+        output.spread(at(100_000 - back), at(100_000), tokens);
+        prop_assert_eq!(output.sum(), tokens);
+    }
+}
