@@ -171,6 +171,50 @@ async fn prune_deletes_in_an_order_that_works() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_done_half_way_is_not_begun() {
+    // The server begins with a default tier that no file can take away; the blocked account would be deleted before it.
+    let text = "default_tier = \"gold\"\n[tiers.gold]\n[accounts.evil]\nblocked = true\n";
+    let server = Setup::release().config(text).start();
+    let gateway = Gateway::of(&server).await;
+    let path = file(
+        &server,
+        "policy.toml",
+        "[[overrides]]\nid = \"o\"\naccount = \"a\"\nbounds.prompt = { floor = \"150M\" }\n",
+    );
+    let (plan, remark) = config(&server, 0, &["apply", &path, "--prune", "--dry-run"]);
+    assert!(plan.contains("- account \"evil\"\n    blocked: true -> -"), "what a deletion takes: {plan}");
+    assert!(
+        plan.contains("now: ") && plan.contains("used by accounts that name no tier"),
+        "why the tier would stay: {plan}"
+    );
+    assert!(
+        remark.contains("override \"o\"") && remark.contains("the floor wins"),
+        "known before the question: {remark}"
+    );
+    assert!(config(&server, 0, &["check", &path]).1.contains("the floor wins"));
+    assert_eq!(writes(&gateway).await, 0);
+}
+
+#[tokio::test]
+async fn overrides_move_from_scope_to_scope() {
+    let over = |id: &str, account: &str| {
+        format!("[[overrides]]\nid = \"{id}\"\naccount = \"{account}\"\nbounds.prompt = {{ ceiling = \"9M\" }}\n")
+    };
+    let server = Setup::release().config(&(over("o1", "x") + &over("o2", "y"))).start();
+    // o2 leaves y, to which a new one comes whose name is before it.
+    let path = file(&server, "moved.toml", &(over("a-new", "y") + &over("o1", "x") + &over("o2", "z")));
+    let applied = json(&server, 0, &["apply", &path, "--yes"]);
+    assert_eq!(steps(&applied["writes"]), ["update o2", "create a-new"]);
+    config(&server, 0, &["diff", &path]);
+    let path = file(&server, "exchanged.toml", &(over("a-new", "x") + &over("o1", "y") + &over("o2", "z")));
+    let (_, error) = config(&server, 1, &["apply", &path, "--yes"]);
+    assert!(
+        error.contains("\"a-new\"") && error.contains("\"o1\"") && error.contains("Nothing was changed"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_bad_file_names_what_is_wrong_and_changes_nothing() {
     let server = Setup::release().start();
     let gateway = Gateway::of(&server).await;
@@ -189,8 +233,16 @@ async fn a_bad_file_names_what_is_wrong_and_changes_nothing() {
         "[law_profiles.mine]\nramp_doubling = \"20m\"\n[accounts.a]\n[tiers.t]\nlaw_profile = \"mine\"\n",
     );
     let (_, error) = config(&server, 2, &["apply", &path, "--yes"]);
-    assert!(error.contains("tier.law_profile") && error.contains("Applied: nothing"), "{error}");
+    assert!(error.contains("tier.law_profile") && error.contains("Nothing was changed"), "{error}");
+    let huge = "x".repeat(1_025);
+    let (_, error) =
+        config(&server, 2, &["apply", &file(&server, "one.toml", "[accounts.a]\n"), "--yes", "--reason", &huge]);
+    assert!(error.contains("options.reason") && error.contains("Nothing was changed"), "{error}");
     assert_eq!(writes(&gateway).await, 0);
+    let endless = std::fs::File::create(server.folder().join("endless.toml")).expect("writable");
+    endless.set_len(1 << 30).expect("a hole takes no room");
+    let (_, error) = config(&server, 2, &["diff", server.folder().join("endless.toml").to_str().expect("UTF-8")]);
+    assert!(error.contains("endless.toml: cannot be read: it is larger than 256 MiB"), "{error}");
     let nobody = ["diff", &wrong, "--target", "http://127.0.0.1:1"];
     config(&server, 2, &nobody);
     let right = file(&server, "right.toml", "");

@@ -333,7 +333,7 @@ fn wrong_usage_is_refused_before_anything_is_written() {
         (&["--fold", "0"], "--fold"),
         (&["--progress", "1"], "has no unit"),
         (&["--progress", "1h"], "must be from 10ms to 30s, or off"),
-        (&["--config", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (&["--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
     ] {
         let (code, output, error) = simulate(&[&[text(&good), "--out", text(&out)], arguments].concat());
         assert_eq!((code, output.as_str()), (Some(2), ""), "{arguments:?}: {error}");

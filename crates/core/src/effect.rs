@@ -61,6 +61,9 @@ pub struct Effect {
     changes: Vec<LimitChange>,
 }
 
+/// The law's levels are less than one part in so many apart (240 to an octave).
+const LEVELS: u64 = 300;
+
 impl Effect {
     /// Looks at a key to which `before` applies now, and `after` once the write is made.
     pub fn look_at(
@@ -99,15 +102,20 @@ impl Effect {
     /// Counts a change, and keeps it if it is among the largest.
     pub fn count(&mut self, change: LimitChange) {
         let LimitChange { limit_tpm, floor_tpm, ceiling_tpm, .. } = change;
+        let may_sink = floor_tpm.after < floor_tpm.before && floor_tpm.after < limit_tpm.after;
+        // A limit that its floor carried is then at the law's level below it: that is what is left of the floor, not a cut.
+        let carried = limit_tpm.before == floor_tpm.before
+            && limit_tpm.after < ceiling_tpm.after
+            && limit_tpm.size().saturating_mul(LEVELS) <= limit_tpm.before;
         if limit_tpm.after > limit_tpm.before {
             self.raised += 1;
             self.gained_tpm = self.gained_tpm.saturating_add(limit_tpm.size());
+        } else if may_sink && (limit_tpm.size() == 0 || carried) {
+            self.released += 1;
         } else if limit_tpm.after < limit_tpm.before {
             self.lowered += 1;
             self.lost_tpm = self.lost_tpm.saturating_add(limit_tpm.size());
         }
-        let may_sink = floor_tpm.after < floor_tpm.before && floor_tpm.after < limit_tpm.after;
-        self.released += u64::from(may_sink && limit_tpm.size() == 0);
         if limit_tpm.size() | floor_tpm.size() | ceiling_tpm.size() != 0 {
             self.changes.push(change);
             if self.changes.len() >= 2 * MOST_CHANGES {
@@ -158,10 +166,12 @@ mod tests {
         effect.count(change("down", (30, 20), (5, 5)));
         effect.count(change("released", (30, 30), (30, 10)));
         effect.count(change("at its floor", (10, 10), (10, 10)));
+        // The law's levels are 0.29 % apart.
+        effect.count(change("at the level below its floor", (800, 798), (800, 500)));
         let counts = (effect.raised, effect.lowered, effect.released, effect.gained_tpm, effect.lost_tpm);
-        assert_eq!(counts, (1, 1, 1, 15, 10));
+        assert_eq!(counts, (1, 1, 2, 15, 10));
         let order: Vec<_> = effect.finish().iter().map(|change| change.key.as_ref().account().len()).collect();
-        assert_eq!(order, ["up".len(), "down".len(), "released".len()]);
+        assert_eq!(order, ["up", "down", "at the level below its floor", "released"].map(str::len));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Process settings (listeners, bounds, logging) come from flag > environment > file > default. Policy (tiers, accounts,
 //! models, overrides) comes from the file, else it is built in. All mistakes are reported at once, each with its path.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use tidegate_core::policy::{Enforcement, Policy};
@@ -72,13 +74,25 @@ fn load_with(args: &ServeArgs, environment: Environment<'_>) -> Result<Config, P
     from.problems.into_result(Config { process, policy, warnings })
 }
 
+/// What the file says; a wrong path may lead to a device or a dump without end.
+fn read_text(path: &Path) -> io::Result<String> {
+    /// A million accounts fit.
+    const MOST_BYTES: u64 = 256 << 20;
+    let mut text = String::new();
+    let read = File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MOST_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 256 MiB"));
+    }
+    Ok(text)
+}
+
 /// The file's table; `None` where it cannot be read or is no TOML, which is noted.
 fn read(path: &Path, problems: &mut Problems) -> Option<Table> {
     let name = path.display().to_string();
-    let text = match std::fs::read_to_string(path) {
+    let text = match read_text(path) {
         Ok(text) => text,
         Err(error) => {
-            problems.add("--config", format_args!("cannot read {name}: {error}"));
+            problems.add(name, format_args!("cannot be read: {error}"));
             return None;
         }
     };

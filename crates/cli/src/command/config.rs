@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use tidegate_core::policy::Policy;
 use tidegate_core::time::Timestamp;
 use tidegate_proto::v1::admin_service_client::AdminServiceClient;
-use tidegate_server::config;
+use tidegate_server::config::{self, Problem, Problems};
 use tonic::transport::Channel;
 
 use crate::failure::Failure;
-use crate::output::print;
+use crate::output::{print, remark};
 use crate::stopwatch::wall_clock;
 use crate::target::{AdminTarget, Target};
 
@@ -91,18 +91,31 @@ pub(crate) async fn run(args: ConfigArgs) -> Result<ExitCode, Failure> {
 async fn diff(args: DiffArgs) -> Result<ExitCode, Failure> {
     let file = read(&args.file)?;
     let mut server = Server::connect(&args.admin).await?;
-    let plan = Plan::of(&mut server, &file, now(), false).await?;
+    let now = now();
+    let plan = Plan::of(&mut server, &file, now, false).await?;
     if args.json {
         show::diff_json(&plan, &file)?
     } else {
-        show::diff(&plan, &file)?
+        show::diff(&plan, &file, now)?
     }
     Ok(if plan.steps.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// The policy of a file, or everything that is wrong with it.
+/// The policy of a file, or everything that is wrong with it. What is odd with it goes to standard error.
 fn read(file: &Path) -> Result<Policy, Failure> {
-    let config = config::check(file).map_err(|problems| Failure::Usage(problems.to_string()))?;
+    let wrong = |problems: Problems| {
+        let name = file.display().to_string();
+        // Where the file cannot be read at all, the place is the file.
+        let line = |problem: &Problem| match problem.to_string() {
+            line if line.starts_with(&name) => line,
+            line => format!("{name}: {line}"),
+        };
+        Failure::Usage(problems.iter().map(line).collect::<Vec<_>>().join("\n"))
+    };
+    let config = config::check(file).map_err(wrong)?;
+    for warning in &config.warnings {
+        remark(&format!("warning: {}: {warning}", file.display()));
+    }
     Ok(config.policy)
 }
 

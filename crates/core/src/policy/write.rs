@@ -266,7 +266,7 @@ impl fmt::Display for WriteError {
         match self {
             Self::Invalid { field, message } => write!(f, "{field} {message}"),
             Self::NotFound { kind, name } => write!(f, "there is no {} {name:?}", kind.name()),
-            Self::AlreadyExists { kind, name } => write!(f, "there is a {} {name:?} already", kind.name()),
+            Self::AlreadyExists { kind, name } => write!(f, "the {} {name:?} exists already", kind.name()),
             Self::Stale { expected, actual } => write!(f, "the revision is {actual}, not {expected}"),
             Self::InUse { kind, name, by } => write!(f, "the {} {name:?} is used by {by}", kind.name()),
             Self::ScopeTaken { id } => write!(f, "the override {id:?} covers the same scope"),

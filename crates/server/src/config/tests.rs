@@ -128,7 +128,7 @@ fn a_file_that_is_no_toml_names_its_line() {
     let problems = check(broken.path()).expect_err("broken").to_string();
     assert!(problems.starts_with(&format!("{}:2: ", broken.path().display())), "{problems}");
     let missing = check(Path::new("/no/such/file.toml")).expect_err("missing").to_string();
-    assert!(missing.starts_with("--config: cannot read /no/such/file.toml: No such file"), "{missing}");
+    assert!(missing.starts_with("/no/such/file.toml: cannot be read: No such file"), "{missing}");
 }
 
 #[test]

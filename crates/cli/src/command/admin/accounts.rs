@@ -9,7 +9,7 @@ use tonic::{Code, Response};
 use super::Session;
 use super::enforcement::OwnEnforcement;
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{FinalWriteFlags, WriteFlags, Written, mask};
+use super::write::{FinalWriteFlags, WriteAnswer, WriteFlags, mask};
 use crate::failure::Failure;
 use crate::output::printable;
 use crate::words;
@@ -162,14 +162,7 @@ pub(super) async fn run(mut session: Session, command: AccountsCommand) -> Resul
             let request = DeleteAccountRequest { name, options: write.write.to_wire() };
             let answer = session.client.delete_account(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteAccount"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: write.write.dry_run,
-            };
-            written.print(&session, &LISTING, None)
+            answer.written(write.write.dry_run).print(&session, &LISTING, None)
         }
     }
 }
@@ -178,14 +171,7 @@ async fn create(mut session: Session, account: Account, write: &WriteFlags) -> R
     let request = CreateAccountRequest { account: Some(account), options: write.to_wire() };
     let answer = session.client.create_account(request).await;
     let answer = answer.map(Response::into_inner).map_err(session.explain("CreateAccount"))?;
-    let written = Written {
-        changes: answer.changes,
-        effect: answer.effect,
-        persisted: answer.persisted,
-        warnings: answer.warnings,
-        dry_run: write.dry_run,
-    };
-    written.print(&session, &LISTING, answer.account.as_ref())
+    answer.written(write.dry_run).print(&session, &LISTING, answer.account.as_ref())
 }
 
 async fn update(mut session: Session, account: Account, paths: Vec<String>, write: &WriteFlags) -> Result<(), Failure> {
@@ -193,14 +179,7 @@ async fn update(mut session: Session, account: Account, paths: Vec<String>, writ
     let request = UpdateAccountRequest { account: Some(account), update_mask, options };
     let answer = session.client.update_account(request).await;
     let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateAccount"))?;
-    let written = Written {
-        changes: answer.changes,
-        effect: answer.effect,
-        persisted: answer.persisted,
-        warnings: answer.warnings,
-        dry_run: write.dry_run,
-    };
-    written.print(&session, &LISTING, answer.account.as_ref())
+    answer.written(write.dry_run).print(&session, &LISTING, answer.account.as_ref())
 }
 
 impl AccountFields {

@@ -11,7 +11,7 @@ use tonic::Response;
 use super::Session;
 use super::listing::Listing;
 use super::overrides::{ScopeFlags, parse_time};
-use super::write::{WriteFlags, Written};
+use super::write::{WriteAnswer, WriteFlags};
 use crate::failure::Failure;
 use crate::output::grouped;
 use crate::stopwatch::wall_clock;
@@ -98,12 +98,5 @@ pub(super) async fn run(mut session: Session, args: BoostArgs) -> Result<(), Fai
     };
     let answer = session.client.boost(request).await;
     let answer = answer.map(Response::into_inner).map_err(session.explain("Boost"))?;
-    let written = Written {
-        changes: answer.changes,
-        effect: answer.effect,
-        persisted: answer.persisted,
-        warnings: answer.warnings,
-        dry_run: args.write.dry_run,
-    };
-    written.print(&session, &LISTING, answer.boosted.as_ref())
+    answer.written(args.write.dry_run).print(&session, &LISTING, answer.boosted.as_ref())
 }

@@ -8,7 +8,7 @@ use super::Session;
 use super::boost::boosted_json;
 use super::explain::{self, ExplainArgs, boost_lines};
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{FinalWriteFlags, Written};
+use super::write::{FinalWriteFlags, WriteAnswer};
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, printable};
 use crate::words::{self, WINDOWS};
@@ -150,14 +150,7 @@ pub(super) async fn run(mut session: Session, command: LimitsCommand) -> Result<
             let request = ResetLimitRequest { key, windows: Vec::new(), drop_holds, options: write.write.to_wire() };
             let answer = session.client.reset_limit(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("ResetLimit"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: write.write.dry_run,
-            };
-            written.print_reset(&session, answer.dropped_hold_tokens)
+            answer.written(write.write.dry_run).print_reset(&session, answer.dropped_hold_tokens)
         }
         LimitsCommand::Show(KeyFlags { account, model, variant }) => {
             let query = ListLimitsRequest {

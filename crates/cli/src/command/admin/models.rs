@@ -9,7 +9,7 @@ use tonic::Response;
 use super::Session;
 use super::bounds::{self, BoundFlags};
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{FinalWriteFlags, WriteFlags, Written, mask};
+use super::write::{FinalWriteFlags, WriteAnswer, WriteFlags, mask};
 use crate::failure::Failure;
 use crate::output::printable;
 
@@ -116,14 +116,7 @@ pub(super) async fn run(mut session: Session, command: ModelsCommand) -> Result<
             let request = CreateModelRequest { model: Some(fields.model(place)), options: fields.write.to_wire() };
             let answer = session.client.create_model(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("CreateModel"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: fields.write.dry_run,
-            };
-            written.print(&session, &LISTING, answer.model.as_ref())
+            answer.written(fields.write.dry_run).print(&session, &LISTING, answer.model.as_ref())
         }
         ModelsCommand::Update { place, fields } => {
             let mut paths = fields.bounds.mask_paths();
@@ -132,14 +125,7 @@ pub(super) async fn run(mut session: Session, command: ModelsCommand) -> Result<
             let request = UpdateModelRequest { model: Some(fields.model(place)), update_mask, options };
             let answer = session.client.update_model(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateModel"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: fields.write.dry_run,
-            };
-            written.print(&session, &LISTING, answer.model.as_ref())
+            answer.written(fields.write.dry_run).print(&session, &LISTING, answer.model.as_ref())
         }
         ModelsCommand::Delete { place: ModelPlace { name, variant }, write } => {
             let title = if variant.is_empty() { name.clone() } else { format!("{name} {variant}") };
@@ -150,14 +136,7 @@ pub(super) async fn run(mut session: Session, command: ModelsCommand) -> Result<
             let request = DeleteModelRequest { name, variant, options: write.write.to_wire() };
             let answer = session.client.delete_model(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteModel"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: write.write.dry_run,
-            };
-            written.print(&session, &LISTING, None)
+            answer.written(write.write.dry_run).print(&session, &LISTING, None)
         }
     }
 }

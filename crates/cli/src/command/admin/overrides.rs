@@ -13,7 +13,7 @@ use tonic::Response;
 use super::Session;
 use super::bounds::{self, BoundFlags};
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{FinalWriteFlags, WriteFlags, Written, mask};
+use super::write::{FinalWriteFlags, WriteAnswer, WriteFlags, mask};
 use crate::failure::Failure;
 use crate::output::printable;
 use crate::stopwatch::wall_clock;
@@ -169,14 +169,7 @@ pub(super) async fn run(mut session: Session, command: OverridesCommand) -> Resu
             let request = CreateOverrideRequest { r#override: Some(over), options: fields.write.to_wire() };
             let answer = session.client.create_override(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("CreateOverride"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: fields.write.dry_run,
-            };
-            written.print(&session, &LISTING, answer.r#override.as_ref())
+            answer.written(fields.write.dry_run).print(&session, &LISTING, answer.r#override.as_ref())
         }
         OverridesCommand::Update { id, fields, no_expiry } => {
             let mut paths = fields.bounds.mask_paths();
@@ -187,14 +180,7 @@ pub(super) async fn run(mut session: Session, command: OverridesCommand) -> Resu
             let request = UpdateOverrideRequest { r#override: Some(over), update_mask, options };
             let answer = session.client.update_override(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateOverride"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: fields.write.dry_run,
-            };
-            written.print(&session, &LISTING, answer.r#override.as_ref())
+            answer.written(fields.write.dry_run).print(&session, &LISTING, answer.r#override.as_ref())
         }
         OverridesCommand::Delete { id, write } => {
             write.confirm(&format!(
@@ -204,14 +190,7 @@ pub(super) async fn run(mut session: Session, command: OverridesCommand) -> Resu
             let request = DeleteOverrideRequest { override_id: id, options: write.write.to_wire() };
             let answer = session.client.delete_override(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteOverride"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: write.write.dry_run,
-            };
-            written.print(&session, &LISTING, None)
+            answer.written(write.write.dry_run).print(&session, &LISTING, None)
         }
     }
 }

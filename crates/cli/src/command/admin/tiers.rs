@@ -11,7 +11,7 @@ use super::Session;
 use super::bounds::{self, BoundFlags};
 use super::enforcement::OwnEnforcement;
 use super::listing::{Listing, PAGE_SIZE};
-use super::write::{FinalWriteFlags, WriteFlags, Written, mask};
+use super::write::{FinalWriteFlags, WriteAnswer, WriteFlags, mask};
 use crate::failure::Failure;
 use crate::output::{Rows, print, printable};
 use crate::words;
@@ -162,14 +162,7 @@ pub(super) async fn run(mut session: Session, command: TiersCommand) -> Result<(
             let request = CreateTierRequest { tier: Some(tier), options: fields.write.to_wire() };
             let answer = session.client.create_tier(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("CreateTier"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: fields.write.dry_run,
-            };
-            written.print(&session, &LISTING, answer.tier.as_ref())
+            answer.written(fields.write.dry_run).print(&session, &LISTING, answer.tier.as_ref())
         }
         TiersCommand::Update { name, fields } => {
             let mut paths = fields.bounds.mask_paths();
@@ -197,14 +190,7 @@ pub(super) async fn run(mut session: Session, command: TiersCommand) -> Result<(
             let request = DeleteTierRequest { name, options: write.write.to_wire() };
             let answer = session.client.delete_tier(request).await;
             let answer = answer.map(Response::into_inner).map_err(session.explain("DeleteTier"))?;
-            let written = Written {
-                changes: answer.changes,
-                effect: answer.effect,
-                persisted: answer.persisted,
-                warnings: answer.warnings,
-                dry_run: write.write.dry_run,
-            };
-            written.print(&session, &LISTING, None)
+            answer.written(write.write.dry_run).print(&session, &LISTING, None)
         }
     }
 }
@@ -239,14 +225,7 @@ async fn update(session: &mut Session, request: UpdateTierRequest) -> Result<(),
     let dry_run = request.options.as_ref().is_some_and(|options| options.dry_run);
     let answer = session.client.update_tier(request).await;
     let answer = answer.map(Response::into_inner).map_err(session.explain("UpdateTier"))?;
-    let written = Written {
-        changes: answer.changes,
-        effect: answer.effect,
-        persisted: answer.persisted,
-        warnings: answer.warnings,
-        dry_run,
-    };
-    written.print(session, &LISTING, answer.tier.as_ref())
+    answer.written(dry_run).print(session, &LISTING, answer.tier.as_ref())
 }
 
 async fn get(session: &mut Session, name: String) -> Result<Tier, Failure> {

@@ -2,7 +2,7 @@
 
 use prost_types::FieldMask;
 use serde_json::{Value, json};
-use tidegate_proto::v1::{LimitChange, WriteEffect, WriteOptions};
+use tidegate_proto::v1::{self, LimitChange, WriteEffect, WriteOptions};
 
 use super::Session;
 use super::listing::Listing;
@@ -83,6 +83,36 @@ pub(super) struct Written {
     pub(super) persisted: bool,
     pub(super) warnings: Vec<String>,
     pub(super) dry_run: bool,
+}
+
+/// The answer to a write: what all have in common, though their messages differ.
+pub(super) trait WriteAnswer {
+    /// What it says besides the object.
+    fn written(&self, dry_run: bool) -> Written;
+}
+
+macro_rules! write_answers {
+    ($($answer:ident)*) => {
+        $(impl WriteAnswer for v1::$answer {
+            fn written(&self, dry_run: bool) -> Written {
+                Written {
+                    changes: self.changes.clone(),
+                    effect: self.effect,
+                    persisted: self.persisted,
+                    warnings: self.warnings.clone(),
+                    dry_run,
+                }
+            }
+        })*
+    };
+}
+
+write_answers! {
+    CreateTierResponse UpdateTierResponse DeleteTierResponse
+    CreateAccountResponse UpdateAccountResponse DeleteAccountResponse
+    CreateModelResponse UpdateModelResponse DeleteModelResponse
+    CreateOverrideResponse UpdateOverrideResponse DeleteOverrideResponse
+    BoostResponse ResetLimitResponse
 }
 
 impl Written {

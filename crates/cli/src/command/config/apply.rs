@@ -64,7 +64,16 @@ pub(super) struct ApplyArgs {
 pub(super) async fn run(args: ApplyArgs) -> Result<ExitCode, Failure> {
     let file = read(&args.file)?;
     let mut server = Server::connect(&args.admin).await?;
-    let plan = Plan::of(&mut server, &file, now(), args.prune).await?;
+    let now = now();
+    let plan = Plan::of(&mut server, &file, now, args.prune).await?;
+    if let [first, others @ ..] = &plan.exchange[..] {
+        let names: Vec<_> = others.iter().chain([first]).map(|name| format!("{name:?}")).collect();
+        return Err(Failure::Failed(format!(
+            "override {first:?} of the file has the scope that {} has on the server, and so around: each scope has one \
+             override at a time, so no order of writes can do that. Give one of them a new id. Nothing was changed.",
+            names.join(", that of ")
+        )));
+    }
     if let Some(step) = plan.steps.iter().find(|step| step.action == Action::Keep && step.in_the_way_of.is_some()) {
         let (title, other) = (step.title(), step.in_the_way_of.as_deref().unwrap_or_default());
         return Err(Failure::Failed(format!(
@@ -72,6 +81,7 @@ pub(super) async fn run(args: ApplyArgs) -> Result<ExitCode, Failure> {
              Nothing was changed."
         )));
     }
+    show::remark_not_compared(&file, now);
     let apply = Apply { server, file: &file, plan: &plan, args: &args };
     apply.run().await?;
     Ok(ExitCode::SUCCESS)
@@ -84,51 +94,89 @@ struct Apply<'a> {
     args: &'a ApplyArgs,
 }
 
-/// A step and what its write answered; `None`: not known before earlier steps are done.
-type Done<'a> = (&'a Step, Option<Written>);
+/// A step and what its write answered, or why that is not known before earlier steps are done.
+type Done<'a> = (&'a Step, Result<Written, String>);
 
-impl Apply<'_> {
+/// What ended it before the last step.
+enum End {
+    Refused(Status),
+    Interrupted,
+}
+
+impl<'a> Apply<'a> {
     async fn run(mut self) -> Result<(), Failure> {
+        let (looked, refused) = self.look().await;
+        let mut effects = looked.iter().peekable();
+        for step in &self.plan.steps {
+            let mut text = show::step_text(step);
+            let answer = effects.next_if(|(looked, _)| std::ptr::eq(*looked, step));
+            if let Some((_, answer)) = answer.filter(|_| self.args.dry_run) {
+                text.push_str(&match answer {
+                    Ok(written) => format!("\n    = {}", effect_words(&written.effect)),
+                    Err(why) => format!("\n    = not known before earlier steps are done; now: {why}"),
+                });
+            }
+            self.say(&text)?;
+        }
         let writes = self.plan.writes().count();
-        show::remark_not_compared(self.file);
-        if !self.args.dry_run {
-            self.plan.steps.iter().try_for_each(|step| self.say(&show::step_text(step)))?;
-        }
         self.say(&if writes == 0 { self.nothing_to_do() } else { show::summary(self.plan) })?;
-        if writes > 0 && !self.args.dry_run {
-            self.args.confirm.confirm(&format!("This would be written to {}.", self.server.target))?;
+        self.warn(&looked, true);
+        if let Some((step, status)) = refused {
+            return self.stopped(step, End::Refused(status), &[], true);
         }
-        let mut done = Vec::new();
-        let plan = self.plan;
+        if self.args.dry_run || writes == 0 {
+            return self.finished(&looked);
+        }
+        self.args.confirm.confirm(&format!("This would be written to {}.", self.server.target))?;
+        self.write_all().await
+    }
+
+    /// Asks the server what each write would do, in a dry run of all, otherwise of those that may well be refused: so that nothing
+    /// is half-done where that can be known. Ends at one that is refused whatever is done before it.
+    async fn look(&mut self) -> (Vec<Done<'a>>, Option<(&'a Step, Status)>) {
+        let (plan, all) = (self.plan, self.args.dry_run);
+        let mut looked = Vec::new();
+        let mut accounts = 0;
         for step in plan.writes() {
-            match self.write(step).await {
-                Ok(written) => {
-                    if self.args.dry_run {
-                        self.say(&format!("{}\n    = {}", show::step_text(step), effect_words(&written.effect)))?;
-                    }
-                    done.push((step, Some(written)));
-                }
-                // What would be refused now would not be once the plan has come this far.
-                Err(_) if self.args.dry_run && plan.waits(step) => {
-                    self.say(&format!(
-                        "{}\n    = effect not known before earlier steps are done",
-                        show::step_text(step)
-                    ))?;
-                    done.push((step, None));
-                }
-                Err(status) => return self.stopped(step, &status, &done),
+            // Of accounts the file knows all that a server does, so one is asked for as to reason and actor.
+            accounts += u64::from(step.kind == Kind::Account);
+            if !all && step.kind == Kind::Account && accounts > 1 {
+                continue;
+            }
+            match self.write(step, true).await {
+                Ok(written) => looked.push((step, Ok(written))),
+                Err(status) if plan.waits(step) => looked.push((step, Err(status.message().to_owned()))),
+                Err(status) => return (looked, Some((step, status))),
             }
         }
+        (looked, None)
+    }
+
+    async fn write_all(mut self) -> Result<(), Failure> {
+        let plan = self.plan;
+        let mut done = Vec::new();
+        let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+        for step in plan.writes() {
+            let written = tokio::select! {
+                written = self.write(step, false) => written.map_err(End::Refused),
+                _ = &mut interrupt => Err(End::Interrupted),
+            };
+            match written {
+                Ok(written) => done.push((step, Ok(written))),
+                Err(end) => return self.stopped(step, end, &done, false),
+            }
+        }
+        self.warn(&done, false);
         self.finished(&done)
     }
 
-    async fn write(&mut self, step: &Step) -> Result<Written, Status> {
+    async fn write(&mut self, step: &Step, dry_run: bool) -> Result<Written, Status> {
         let expected_revision = match step.action {
             Action::Update(revision) | Action::Delete(revision) => Some(revision),
             // In a Create: it must not exist.
             Action::Create | Action::Keep => Some(0),
         };
-        let ApplyArgs { dry_run, reason, actor, .. } = self.args.clone();
+        let ApplyArgs { reason, actor, .. } = self.args.clone();
         let options = Some(WriteOptions { expected_revision, dry_run, reason, actor });
         of_kind!(step.kind, Kinded => {
             let client = &mut self.server.client;
@@ -162,53 +210,80 @@ impl Apply<'_> {
         if self.args.json {
             return print_json(&self.json(done, None));
         }
-        warn(done);
+        if done.is_empty() {
+            return Ok(());
+        }
         if self.args.dry_run {
             remark("Dry run: nothing was changed. Each effect is that of its write alone.");
-        } else if !done.is_empty() {
-            let effects = done.iter().filter_map(|(_, written)| written.as_ref()).map(|written| &written.effect);
-            print(&format!("applied {}: {}", done.len(), effect_words(&sum(effects))))?;
-            if done.iter().any(|(_, written)| written.as_ref().is_some_and(|written| !written.persisted)) {
-                remark("The writes are in force, but lost at the next restart: the server has no durable store.");
-            }
+            return Ok(());
+        }
+        let written = || done.iter().filter_map(|(_, written)| written.as_ref().ok());
+        print(&format!("applied {}: {}", done.len(), effect_words(&sum(written().map(|written| &written.effect)))))?;
+        if written().any(|written| !written.persisted) {
+            remark("The writes are in force, but lost at the next restart: the server has no durable store.");
         }
         Ok(())
     }
 
     /// Says how far it came: what is written stays written.
-    fn stopped(&self, step: &Step, status: &Status, done: &[Done<'_>]) -> Result<(), Failure> {
-        let why = explain(&call(step), &self.server.target, status);
+    fn stopped(&self, step: &Step, end: End, done: &[Done<'_>], looking: bool) -> Result<(), Failure> {
+        let (why, code) = match end {
+            End::Refused(status) => (explain(&call(step), &self.server.target, &status), Some(status.code())),
+            End::Interrupted => (Failure::Failed("interrupted".to_owned()), None),
+        };
         if self.args.json {
             print_json(&self.json(done, Some((step, &why))))?;
         } else {
-            warn(done);
+            self.warn(done, false);
         }
         let mut text = format!("stopped at {}: {why}", step.title());
-        if matches!(status.code(), Code::Aborted | Code::AlreadyExists | Code::NotFound) {
+        if matches!(code, Some(Code::Aborted | Code::AlreadyExists | Code::NotFound)) {
             text.push_str("\nSomebody else has written since the plan was made.");
         }
-        if self.args.dry_run {
-            text.push_str("\nDry run: nothing was changed.");
+        if looking {
+            text.push_str("\nNothing was changed.");
         } else {
+            // An answer that did not come says nothing of the write.
+            let sent = matches!(
+                code,
+                None | Some(Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable | Code::Unknown)
+            );
             let applied: Vec<_> = done.iter().map(|(step, _)| *step).collect();
-            let left: Vec<_> = self.plan.writes().skip(done.len()).collect();
-            text.push_str(&format!("\nApplied: {}\nNot applied: {}", names(&applied), names(&left)));
-            text.push_str("\nThe same command again makes a new plan and goes on from there.");
+            let left: Vec<_> = self.plan.writes().skip(done.len() + usize::from(sent)).collect();
+            text.push_str(&format!("\nApplied: {}", names(&applied)));
+            if sent {
+                text.push_str(&format!("\nNot known whether it was applied: {}", step.title()));
+            }
+            text.push_str(&format!("\nNot applied: {}", names(&left)));
+            if !matches!(code, Some(Code::InvalidArgument | Code::FailedPrecondition)) {
+                text.push_str("\nThe same command again makes a new plan and goes on from there.");
+            }
         }
         Err(match why {
-            Failure::Usage(_) => Failure::Usage(text),
-            Failure::Failed(_) => Failure::Failed(text),
+            Failure::Usage(_) if done.is_empty() => Failure::Usage(text),
+            _ => Failure::Failed(text),
         })
+    }
+
+    /// The server's warnings. Of those in advance, the ones that it would give when the step's turn comes, too.
+    fn warn(&self, done: &[Done<'_>], in_advance: bool) {
+        for (step, written) in done.iter().filter(|(step, _)| !in_advance || self.plan.is_known_in_advance(step)) {
+            for warning in written.iter().flat_map(|written| &written.warnings) {
+                remark(&format!("warning: {}: {warning}", step.title()));
+            }
+        }
     }
 
     fn json(&self, done: &[Done<'_>], stopped: Option<(&Step, &Failure)>) -> Value {
         let one = |(step, written): &Done<'_>| {
             let mut value = show::step_json(step);
-            value["effect"] = written.as_ref().map(|written| effect_json(&written.effect)).into();
+            value["effect"] = written.as_ref().ok().map(|written| effect_json(&written.effect)).into();
             value["warnings"] = written.as_ref().map(|written| written.warnings.clone()).unwrap_or_default().into();
             value
         };
-        let persisted = done.iter().all(|(_, written)| written.as_ref().is_some_and(|written| written.persisted));
+        let persisted = done.iter().all(|(_, written)| written.as_ref().is_ok_and(|written| written.persisted));
+        // Of what was written.
+        let persisted = (!done.is_empty() && !self.args.dry_run).then_some(persisted);
         json!({
             "plan": show::steps_json(self.plan),
             "dry_run": self.args.dry_run,
@@ -243,14 +318,6 @@ fn call(step: &Step) -> String {
     format!("{verb}{kind}")
 }
 
-fn warn(done: &[Done<'_>]) {
-    for (step, written) in done {
-        for warning in written.iter().flat_map(|written| &written.warnings) {
-            remark(&format!("warning: {}: {warning}", step.title()));
-        }
-    }
-}
-
 fn names(steps: &[&Step]) -> String {
     let named = steps.iter().take(MOST_NAMED).map(|step| step.title()).collect::<Vec<_>>().join(", ");
     match steps.len() {
@@ -262,6 +329,9 @@ fn names(steps: &[&Step]) -> String {
 
 /// What a write does to limits; keys are left out, as several writes may concern the same.
 fn effect_words(effect: &WriteEffect) -> String {
+    if (effect.limits_raised, effect.limits_lowered, effect.limits_released) == (0, 0, 0) {
+        return "no limit of a known key moves".to_owned();
+    }
     format!(
         "{} limits raised by {} TPM, {} lowered by {} TPM, {} free to sink to a lower floor",
         grouped(effect.limits_raised),

@@ -1,6 +1,6 @@
 //! The four kinds of objects, and the calls that read and write each.
 
-use tidegate_core::policy::{Account, Model, Override, Policy, Tier};
+use tidegate_core::policy::{Account, Model, Override, Tier};
 use tidegate_core::time::Timestamp;
 use tidegate_proto::convert::admin::{Entry, Id};
 use tidegate_proto::v1::admin_service_client::AdminServiceClient;
@@ -14,6 +14,9 @@ use super::fields::{self, Fields};
 const PAGE_SIZE: u32 = 1_000;
 
 type Client = AdminServiceClient<Channel>;
+
+/// Account, model and variant.
+pub(super) type Scope = (String, Option<String>, Option<String>);
 
 /// What a write's answer says.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +56,8 @@ pub(super) trait Object: Entry {
         false
     }
 
-    /// The object of `file` whose place the server's `wire`, which the file does not have, takes.
-    fn in_the_way_of(_wire: &Self::Wire, _file: &Policy, _now: Timestamp) -> Option<String> {
+    /// The scope of an override that is in force at `now`; each has at most one.
+    fn scope(_wire: &Self::Wire, _now: Timestamp) -> Option<Scope> {
         None
     }
 }
@@ -190,19 +193,13 @@ impl Object for Override {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 
-    /// Each scope has at most one override that has not expired.
-    fn in_the_way_of(wire: &v1::Override, file: &Policy, now: Timestamp) -> Option<String> {
+    fn scope(wire: &v1::Override, now: Timestamp) -> Option<Scope> {
         let seconds = |time: &prost_types::Timestamp| u64::try_from(time.seconds).unwrap_or(0);
         if wire.expire_time.as_ref().is_some_and(|time| Timestamp::from_seconds(seconds(time)) <= now) {
             return None;
         }
-        let scope = wire.scope.clone().unwrap_or_default();
-        let same = |over: &&Override| {
-            let of = &over.scope;
-            (&of.account, &of.model, &of.variant) == (&scope.account, &scope.model, &scope.variant)
-                && !over.has_expired(now)
-        };
-        file.overrides().values().find(same).map(|over| over.id.clone())
+        let v1::Scope { account, model, variant } = wire.scope.clone().unwrap_or_default();
+        Some((account, model, variant))
     }
 }
 

@@ -3,13 +3,15 @@
 //! The server's lists and the file are in the same order, so both are walked once, side by side: what is held is a page of
 //! the server and the differences, not its hundred thousand accounts.
 
+use std::collections::HashMap;
+
 use tidegate_core::policy::{Account, Kind, Model, Override, Policy, Tier};
 use tidegate_core::time::Timestamp;
 use tidegate_proto::convert::admin::Id;
 
 use super::Server;
 use super::fields::{FieldChange, Fields, differences};
-use super::object::Object;
+use super::object::{Object, Scope};
 use crate::failure::Failure;
 use crate::status::explain;
 
@@ -34,9 +36,12 @@ pub(super) struct Step {
     /// A model's; empty otherwise.
     pub(super) variant: String,
     pub(super) action: Action,
-    /// What differs; of an object that only the server has, nothing.
+    /// What differs; of an object that only the server has, all that it states.
     pub(super) changes: Vec<FieldChange>,
-    /// The file's override whose scope this one, which only the server has, takes.
+    /// The scope of an override that is in force: on the server, and as the file wants it.
+    had: Option<Scope>,
+    wants: Option<Scope>,
+    /// The file's override that wants the scope which this one has on the server.
     pub(super) in_the_way_of: Option<String>,
 }
 
@@ -44,6 +49,8 @@ pub(super) struct Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
+    /// Overrides that exchange their scopes, each wanting that of the next: no order of writes can do that.
+    pub(super) exchange: Vec<String>,
 }
 
 impl Plan {
@@ -61,9 +68,21 @@ impl Plan {
     }
 
     fn ordered(mut steps: Vec<Step>) -> Self {
+        let wanted = |step: &Step| Some((step.wants.clone()?, step.name.clone()));
+        let wanted: HashMap<_, _> = steps.iter().filter_map(wanted).collect();
+        for step in &mut steps {
+            let taker = step.had.as_ref().and_then(|scope| wanted.get(scope));
+            step.in_the_way_of = taker.filter(|taker| **taker != step.name).cloned();
+        }
         // Stable: within a turn, by name.
         steps.sort_by_key(Step::turn);
-        Self { steps }
+        let mut exchange = Vec::new();
+        let first = steps.iter().position(|step| step.turn() == Step::OVERRIDES).unwrap_or(steps.len());
+        let rest = steps.split_off(first);
+        let (overrides, rest) = rest.into_iter().partition(|step| step.turn() == Step::OVERRIDES);
+        steps.extend(freed_first(overrides, &mut exchange));
+        steps.extend::<Vec<_>>(rest);
+        Self { steps, exchange }
     }
 
     /// The steps that write, in order.
@@ -74,6 +93,12 @@ impl Plan {
     /// How many steps have this action.
     pub(super) fn count(&self, wanted: impl Fn(Action) -> bool) -> usize {
         self.steps.iter().filter(|step| wanted(step.action)).count()
+    }
+
+    /// Whether the server says of `step` now what it will say when its turn comes: an override's bounds are merged with those of
+    /// tiers, models and accounts.
+    pub(super) fn is_known_in_advance(&self, step: &Step) -> bool {
+        step.kind != Kind::Override || self.writes().next().is_none_or(|first| first.kind == Kind::Override)
     }
 
     /// Whether the effect of `step` shows only once steps before it are done.
@@ -107,15 +132,17 @@ impl Step {
         Id { name: &self.name, variant: &self.variant }
     }
 
-    /// What is named is there before what names it, and gone after it. An override that has the scope of another goes just
-    /// before that one comes, so that its account is without either for a moment only.
+    /// The turn of overrides that are written, and of those that are in their way.
+    const OVERRIDES: u8 = 3;
+
+    /// What is named is there before what names it, and gone after it.
     fn turn(&self) -> u8 {
         match (self.action, self.kind) {
             (Action::Create | Action::Update(_), Kind::Tier) => 0,
             (Action::Create | Action::Update(_), Kind::Model) => 1,
             (Action::Create | Action::Update(_), Kind::Account) => 2,
-            (Action::Delete(_), Kind::Override) if self.in_the_way_of.is_some() => 3,
-            (Action::Create | Action::Update(_), Kind::Override) => 4,
+            (Action::Create | Action::Update(_), Kind::Override) => Self::OVERRIDES,
+            (Action::Delete(_), Kind::Override) if self.in_the_way_of.is_some() => Self::OVERRIDES,
             (Action::Delete(_), Kind::Override) => 5,
             (Action::Delete(_), Kind::Account) => 6,
             (Action::Delete(_), Kind::Model) => 7,
@@ -123,6 +150,40 @@ impl Step {
             (Action::Keep, _) => 9,
         }
     }
+}
+
+/// Orders overrides so that a scope is free when another one wants it: whoever has it leaves just before, so that its keys are
+/// without either for a moment only. Those that exchange their scopes are named in `exchange`.
+fn freed_first(overrides: Vec<Step>, exchange: &mut Vec<String>) -> Vec<Step> {
+    let had = overrides.iter().enumerate();
+    let had: HashMap<_, _> = had.filter_map(|(place, step)| Some((step.had.clone()?, place))).collect();
+    // Who has what this one wants.
+    let before = |place: usize| had.get(overrides[place].wants.as_ref()?).copied().filter(|other| *other != place);
+    let mut turns = vec![None; overrides.len()];
+    let mut next = 0;
+    // Those that want something first: they draw the others along.
+    let (wanting, others): (Vec<_>, Vec<_>) = (0..overrides.len()).partition(|place| overrides[*place].wants.is_some());
+    for start in wanting.into_iter().chain(others) {
+        let mut chain = Vec::new();
+        let mut at = Some(start).filter(|start| turns[*start].is_none());
+        while let Some(place) = at {
+            // Until its place among the others is known.
+            turns[place] = Some(usize::MAX);
+            chain.push(place);
+            at = before(place);
+            if let Some(first) = at.and_then(|at| chain.iter().position(|place| *place == at)) {
+                *exchange = chain[first..].iter().map(|place| overrides[*place].name.clone()).collect();
+            }
+            at = at.filter(|place| turns[*place].is_none());
+        }
+        for place in chain.into_iter().rev() {
+            turns[place] = Some(next);
+            next += 1;
+        }
+    }
+    let mut ordered: Vec<_> = overrides.into_iter().zip(turns).collect();
+    ordered.sort_by_key(|(_, turn)| *turn);
+    ordered.into_iter().map(|(step, _)| step).collect()
 }
 
 /// Adds what differs among the objects of one kind.
@@ -134,7 +195,7 @@ async fn compare<E: Object>(
     prune: bool,
     steps: &mut Vec<Step>,
 ) -> Result<(), Failure> {
-    let mut merge = Merge { wanted: E::list(file, None).peekable(), file, now, prune, steps };
+    let mut merge = Merge { wanted: E::list(file, None).peekable(), now, prune, steps };
     let mut page_token = String::new();
     loop {
         let (rows, next) =
@@ -151,7 +212,6 @@ async fn compare<E: Object>(
 /// Walks the file's objects of one kind beside the server's.
 struct Merge<'a, E: Object, I: Iterator<Item = &'a E>> {
     wanted: std::iter::Peekable<I>,
-    file: &'a Policy,
     now: Timestamp,
     prune: bool,
     steps: &'a mut Vec<Step>,
@@ -166,14 +226,16 @@ impl<'a, E: Object, I: Iterator<Item = &'a E>> Merge<'a, E, I> {
             self.only_in_file(entry);
         }
         let Some(entry) = self.wanted.next_if(|entry| entry.id() == id) else { return self.only_on_server(row) };
-        let changes = differences(&E::fields(row), &E::fields(&entry.to_wire()));
+        let wire = entry.to_wire();
+        let changes = differences(&E::fields(row), &E::fields(&wire));
         if changes.is_empty() {
             return;
         }
         if entry.has_expired(self.now) {
             return self.only_on_server(row);
         }
-        self.push(id, Action::Update(E::revision_of(row)), changes, None);
+        let scopes = [E::scope(row, self.now), E::scope(&wire, self.now)];
+        self.push(id, Action::Update(E::revision_of(row)), changes, scopes);
     }
 
     /// The server has no more.
@@ -185,19 +247,21 @@ impl<'a, E: Object, I: Iterator<Item = &'a E>> Merge<'a, E, I> {
 
     fn only_in_file(&mut self, entry: &E) {
         if !entry.has_expired(self.now) {
-            let changes = differences(&Fields::new(), &E::fields(&entry.to_wire()));
-            self.push(entry.id(), Action::Create, changes, None);
+            let wire = entry.to_wire();
+            let changes = differences(&Fields::new(), &E::fields(&wire));
+            self.push(entry.id(), Action::Create, changes, [None, E::scope(&wire, self.now)]);
         }
     }
 
     fn only_on_server(&mut self, row: &E::Wire) {
         let action = if self.prune { Action::Delete(E::revision_of(row)) } else { Action::Keep };
-        self.push(E::wire_id(row), action, Vec::new(), E::in_the_way_of(row, self.file, self.now));
+        let changes = differences(&E::fields(row), &Fields::new());
+        self.push(E::wire_id(row), action, changes, [E::scope(row, self.now), None]);
     }
 
-    fn push(&mut self, id: Id<'_>, action: Action, changes: Vec<FieldChange>, in_the_way_of: Option<String>) {
+    fn push(&mut self, id: Id<'_>, action: Action, changes: Vec<FieldChange>, [had, wants]: [Option<Scope>; 2]) {
         let (name, variant) = (id.name.to_owned(), id.variant.to_owned());
-        self.steps.push(Step { kind: E::KIND, name, variant, action, changes, in_the_way_of });
+        self.steps.push(Step { kind: E::KIND, name, variant, action, changes, had, wants, in_the_way_of: None });
     }
 }
 

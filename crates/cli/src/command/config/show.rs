@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tidegate_core::policy::{BUILT_IN_DEFAULT_TIER, Enforcement, Kind, Policy, UnknownAccounts};
+use tidegate_core::time::Timestamp;
 
 use super::fields::{FieldChange, in_words};
 use super::plan::{Action, Plan, Step};
@@ -9,11 +10,11 @@ use crate::failure::Failure;
 use crate::output::{print, print_json, printable, remark};
 
 /// Shows what differs.
-pub(super) fn diff(plan: &Plan, file: &Policy) -> Result<(), Failure> {
+pub(super) fn diff(plan: &Plan, file: &Policy, now: Timestamp) -> Result<(), Failure> {
     for step in &plan.steps {
         print(&step_text(step))?;
     }
-    remark_not_compared(file);
+    remark_not_compared(file, now);
     print(&if plan.steps.is_empty() { "no differences".to_owned() } else { summary(plan) })
 }
 
@@ -40,6 +41,7 @@ pub(super) fn step_text(step: &Step) -> String {
         let (server, file) = (server.as_ref(), in_words(file.as_ref()));
         text.push_str(&match step.action {
             Action::Create => format!("\n    {field}: {file}"),
+            Action::Keep => continue,
             _ => format!("\n    {field}: {} -> {file}", in_words(server)),
         });
     }
@@ -81,8 +83,11 @@ pub(super) fn step_json(step: &Step) -> Value {
     })
 }
 
-/// Says what the file states and the admin service does not know of.
-pub(super) fn remark_not_compared(file: &Policy) {
+/// Says what the file states and is not compared: what the admin service does not know of, and what is over.
+pub(super) fn remark_not_compared(file: &Policy, now: Timestamp) {
+    for over in file.overrides().values().filter(|over| over.expires_at.is_some_and(|expires_at| expires_at <= now)) {
+        remark(&format!("Not compared: override {:?} of the file has expired.", over.id));
+    }
     let not_compared = not_compared(file);
     if !not_compared.is_empty() {
         let list = not_compared.join(", ");

@@ -12,7 +12,7 @@ const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 /// What a server with the policy `server` would list, compared with `file` as `apply` and `diff` do.
 fn plan(server: &Policy, file: &Policy, prune: bool) -> Plan {
     fn walk<E: Object>(server: &Policy, file: &Policy, prune: bool, steps: &mut Vec<Step>) {
-        let mut merge = Merge { wanted: E::list(file, None).peekable(), file, now: NOW, prune, steps };
+        let mut merge = Merge { wanted: E::list(file, None).peekable(), now: NOW, prune, steps };
         E::list(server, None).for_each(|entry| merge.on_server(&entry.to_wire()));
         merge.finish();
     }
@@ -110,6 +110,35 @@ fn an_override_in_the_way_of_another_goes_just_before_it() {
 }
 
 #[test]
+fn overrides_that_move_leave_a_scope_before_another_comes() {
+    let server =
+        with([("m1", "x"), ("m2", "y"), ("o", "z"), ("p", "u")].map(|(id, of)| Written::Override(over(id, of, 5))));
+    // Two have new ids; p goes where o was, which leaves for a free scope.
+    let file =
+        with([("k1", "x"), ("k2", "y"), ("o", "w"), ("p", "z")].map(|(id, of)| Written::Override(over(id, of, 5))));
+    let plan_of = plan(&server, &file, true);
+    let order: Vec<_> = plan_of.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(order, ["m1", "k1", "m2", "k2", "o", "p"]);
+    assert_eq!(plan(&applied(server, &file, &plan_of), &file, true), Plan::default());
+}
+
+#[test]
+fn overrides_that_exchange_their_scopes_are_named() {
+    let server = with([("a", "x"), ("b", "y"), ("c", "z")].map(|(id, of)| Written::Override(over(id, of, 5))));
+    let file = with([("a", "y"), ("b", "z"), ("c", "x")].map(|(id, of)| Written::Override(over(id, of, 5))));
+    assert_eq!(plan(&server, &file, true).exchange, ["a", "b", "c"]);
+    assert_eq!(plan(&server, &server, true).exchange, [""; 0]);
+}
+
+#[test]
+fn what_would_be_deleted_is_shown() {
+    let blocked = Written::Account(Account { name: "evil".to_owned(), blocked: true, ..Account::default() });
+    let plan_of = plan(&with([blocked]), &Policy::built_in(), true);
+    let [FieldChange { field, server, file: None }] = &plan_of.steps[0].changes[..] else { panic!("{plan_of:?}") };
+    assert_eq!((field.as_str(), server), ("blocked", &Some(true.into())));
+}
+
+#[test]
 fn an_override_that_has_expired_is_not_written() {
     let expired = |tpm| Override { expires_at: Some(Timestamp::from_seconds(1_700_000_000)), ..over("x", "acme", tpm) };
     let file = with([Written::Override(expired(5))]);
@@ -124,8 +153,9 @@ fn policies() -> impl Strategy<Value = Policy> {
     let tiers = proptest::collection::btree_map("[a-c]", 1_u64..4, 0..3);
     let accounts = proptest::collection::btree_map("[a-f]", (0_usize..4, any::<bool>()), 0..6);
     let models = proptest::collection::btree_map(("[a-b]", "[a-b]?"), 1_u64..4, 0..4);
-    let overrides = proptest::collection::btree_map("[a-f]", 1_u64..4, 0..4);
-    (tiers, accounts, models, overrides, "[a-b]").prop_map(|(tiers, accounts, models, overrides, prefix)| {
+    let overrides = proptest::collection::btree_map("[a-f]", 1_u64..4, 0..5);
+    let ids = Just(["1", "2", "3", "4", "5", "6"]).prop_shuffle();
+    (tiers, accounts, models, overrides, ids).prop_map(|(tiers, accounts, models, overrides, ids)| {
         let names: Vec<_> = tiers.keys().cloned().collect();
         let tier = |(name, tpm)| Written::Tier(Tier { name, bounds: floor(tpm), ..Tier::default() });
         let account = |(name, (tier, blocked)): (String, (usize, bool))| {
@@ -134,12 +164,11 @@ fn policies() -> impl Strategy<Value = Policy> {
         };
         let model =
             |((name, variant), tpm)| Written::Model(Model { name, variant, bounds: floor(tpm), ..Model::default() });
-        // Two policies may have the same scope under two ids.
-        let over =
-            |(account, tpm): (String, u64)| Written::Override(over(&format!("{prefix}-{account}"), &account, tpm));
+        // Two policies may have the same scope under two ids, and the same id with two scopes.
+        let over = |((account, tpm), id): ((String, u64), &str)| Written::Override(over(id, &account, tpm));
         let tiers: Vec<_> = tiers.into_iter().map(tier).collect();
         let rest = accounts.into_iter().map(account).chain(models.into_iter().map(model));
-        with(tiers.into_iter().chain(rest).chain(overrides.into_iter().map(over)))
+        with(tiers.into_iter().chain(rest).chain(overrides.into_iter().zip(ids).map(over)))
     })
 }
 
@@ -148,6 +177,7 @@ proptest! {
     #[test]
     fn a_plan_can_be_carried_out_and_ends_all_differences((server, file) in (policies(), policies())) {
         let plan_of = plan(&server, &file, true);
+        prop_assume!(plan_of.exchange.is_empty());
         let after = applied(server, &file, &plan_of);
         prop_assert_eq!(plan(&after, &file, true), Plan::default());
     }
@@ -156,7 +186,8 @@ proptest! {
     #[test]
     fn without_prune_nothing_is_lost((server, file) in (policies(), policies())) {
         let plan_of = plan(&server, &file, false);
-        prop_assume!(plan_of.steps.iter().all(|step| step.in_the_way_of.is_none()));
+        prop_assume!(plan_of.exchange.is_empty());
+        prop_assume!(plan_of.steps.iter().all(|step| step.action != Action::Keep || step.in_the_way_of.is_none()));
         let after = plan(&applied(server.clone(), &file, &plan_of), &file, false);
         prop_assert!(after.steps.iter().all(|step| step.action == Action::Keep));
         for step in &after.steps {
