@@ -94,7 +94,7 @@ async fn operators_read_it_as_a_table_as_sentences_and_as_json() {
     let (exit, _, error) =
         server.run(Build::TestClock, &["admin", "limits", "explain", "--account", "nobody", "--model", "m"]);
     assert_eq!(exit, Some(1), "{error}");
-    assert!(error.contains("nobody/m/"), "{error}");
+    assert!(error.contains("\"nobody/m\""), "{error}");
     gateway.bound("acme", [36_000; 3], [100_000; 3]).await;
 
     let text = shown(&server, &["--to", "50k"]);

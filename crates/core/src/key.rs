@@ -62,6 +62,14 @@ pub struct KeyRef<'a> {
     variant: &'a str,
 }
 
+/// For people: `account/model`, and `/variant` where it has one.
+impl fmt::Display for KeyRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.account, self.model)?;
+        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
+    }
+}
+
 /// Which field of a limit key was refused, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyError {

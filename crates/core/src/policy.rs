@@ -26,7 +26,7 @@ pub use boost::{Boost, BoostLimit};
 pub use enforcement::{Enforcement, EnforcementSwitch};
 pub use origin::{Origin, Origins, Source};
 pub use resolve::Resolved;
-pub use write::{Kind, PolicyWrite, Warning, WriteError, WriteResult, Written};
+pub use write::{Kind, PolicyWrite, Warning, WriteError, WriteResult, Written, whole_name};
 
 /// The built-in floors, TPM (spec row A2).
 pub const BUILT_IN_FLOORS: PerWindow<u64> = PerWindow::new(3_600_000, 900_000, 36_000);

@@ -354,7 +354,13 @@ impl Policy {
             Written::Model(model) => {
                 let key = (model.name.clone(), model.variant.clone());
                 let old = self.models.get(&key).map(|model| model.revision);
-                let revision = expect.next(Kind::Model, &model.name, old, self.models.len(), MOST_ENTRIES)?;
+                let revision = expect.next(
+                    Kind::Model,
+                    &whole_name(&model.name, &model.variant),
+                    old,
+                    self.models.len(),
+                    MOST_ENTRIES,
+                )?;
                 let model = Model { revision, ..model };
                 Arc::make_mut(&mut self.models).insert(key, model.clone());
                 Written::Model(model)
@@ -413,7 +419,8 @@ impl Policy {
             }
             Kind::Model => {
                 let key = (String::from(name), String::from(variant));
-                expect.next(kind, name, self.models.get(&key).map(|model| model.revision), 0, 1)?;
+                let old = self.models.get(&key).map(|model| model.revision);
+                expect.next(kind, &whole_name(name, variant), old, 0, 1)?;
                 Arc::make_mut(&mut self.models).remove(&key);
             }
             Kind::Override => {
@@ -491,8 +498,13 @@ impl Policy {
 }
 
 fn title(kind: Kind, name: &str, variant: &str) -> String {
-    let kind = kind.name();
-    if variant.is_empty() { format!("{kind}/{name}") } else { format!("{kind}/{name}/{variant}") }
+    format!("{}/{}", kind.name(), whole_name(name, variant))
+}
+
+/// A name as people read it: a model's, with its variant where it has one.
+#[must_use]
+pub fn whole_name(name: &str, variant: &str) -> String {
+    if variant.is_empty() { name.into() } else { format!("{name}/{variant}") }
 }
 
 /// Whether the entry must be there.

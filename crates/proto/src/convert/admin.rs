@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use prost_types::FieldMask;
 use tidegate_core::key::{KeyRef, parse_name, parse_variant};
-use tidegate_core::policy::{Kind, Policy, WriteError, Written};
+use tidegate_core::policy::{Kind, Policy, WriteError, Written, whole_name};
 use tonic::Status;
 
 use super::InvalidField;
@@ -62,7 +62,7 @@ impl<'a> Id<'a> {
     /// NOT_FOUND: there is no object of this kind and name.
     #[must_use]
     pub fn not_found(&self, kind: Kind) -> Status {
-        error::not_found(object(kind), self.name)
+        error::not_found(object(kind), &whole_name(self.name, self.variant))
     }
 }
 

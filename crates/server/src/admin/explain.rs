@@ -25,7 +25,7 @@ impl<S: Store> Admin<S> {
         let policy = self.store.policy();
         let boosts = admin::wire_boosts_on(&policy, key, said.state.now);
         if !said.known && boosts.is_empty() && !is_named(&said) {
-            return Err(error::not_found(Object::LimitKey, &[key.account(), key.model(), key.variant()].join("/")));
+            return Err(error::not_found(Object::LimitKey, &key.to_string()));
         }
         let windows = Window::ALL.into_iter().filter(|one| window.is_none_or(|wanted| wanted == *one));
         Ok(v1::ExplainLimitResponse {

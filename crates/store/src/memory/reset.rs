@@ -43,9 +43,7 @@ impl MemoryStore {
         if reset.drop_holds {
             self.drop_holds(now, fingerprint);
         }
-        let key = reset.key.as_ref();
-        let names = [key.account(), key.model(), key.variant()];
-        log.push_reset(now, author, format!("limit/{}", names.join("/")), turns);
+        log.push_reset(now, author, format!("limit/{}", reset.key.as_ref()), turns);
         Some(done)
     }
 

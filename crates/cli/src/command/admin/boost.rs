@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::ArgGroup;
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 use tidegate_proto::v1::{BoostRequest, BoostedScope, Tokens};
@@ -25,13 +26,17 @@ Examples:
 
 /// Raise limits now, for a planned launch; afterwards they sink gently
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(
+    after_help = EXAMPLES,
+    group(ArgGroup::new("windows").args(["prompt", "uncached_prompt", "generated"]).required(true).multiple(true)),
+    group(ArgGroup::new("end").args(["span", "until"]).required(true))
+)]
 #[group(skip)]
 pub(super) struct BoostArgs {
     #[command(flatten)]
     scope: ScopeFlags,
-    /// All prompt tokens, TPM
-    #[arg(long, value_name = "TPM", value_parser = parse_tokens, required_unless_present_any = ["uncached_prompt", "generated"])]
+    /// All prompt tokens, TPM; at least one window
+    #[arg(long, value_name = "TPM", value_parser = parse_tokens)]
     prompt: Option<u64>,
     /// Prompt tokens that the prefix cache did not serve, TPM
     #[arg(long, value_name = "TPM", value_parser = parse_tokens)]
@@ -39,8 +44,8 @@ pub(super) struct BoostArgs {
     /// Output tokens, TPM
     #[arg(long, value_name = "TPM", value_parser = parse_tokens)]
     generated: Option<u64>,
-    /// For how long, from now on
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration, conflicts_with = "until", required_unless_present = "until")]
+    /// For how long, from now on; this or --until
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     span: Option<Duration>,
     /// Until when, such as 2027-01-01T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_time)]

@@ -138,6 +138,10 @@ impl<'a> Apply<'a> {
         let mut looked = Vec::new();
         let mut accounts = 0;
         for step in plan.writes() {
+            // Refused before the steps that it waits for are done, which says nothing.
+            if !all && plan.waits(step) {
+                continue;
+            }
             // Of accounts the file knows all that a server does, so one is asked for as to reason and actor.
             accounts += u64::from(step.kind == Kind::Account);
             if !all && step.kind == Kind::Account && accounts > 1 {
@@ -145,6 +149,7 @@ impl<'a> Apply<'a> {
             }
             match self.write(step, true).await {
                 Ok(written) => looked.push((step, Ok(written))),
+                // In a dry run.
                 Err(status) if plan.waits(step) => looked.push((step, Err(status.message().to_owned()))),
                 Err(status) => return (looked, Some((step, status))),
             }
@@ -218,7 +223,9 @@ impl<'a> Apply<'a> {
             return Ok(());
         }
         let written = || done.iter().filter_map(|(_, written)| written.as_ref().ok());
-        print(&format!("applied {}: {}", done.len(), effect_words(&sum(written().map(|written| &written.effect)))))?;
+        let effect = effect_words(&sum(written().map(|written| &written.effect)));
+        let counted = if done.len() > 1 { " (a limit counts with each write that moved it)" } else { "" };
+        print(&format!("applied {}: {effect}{counted}", done.len()))?;
         if written().any(|written| !written.persisted) {
             remark("The writes are in force, but lost at the next restart: the server has no durable store.");
         }

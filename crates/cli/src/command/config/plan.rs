@@ -171,7 +171,9 @@ fn freed_first(overrides: Vec<Step>, exchange: &mut Vec<String>) -> Vec<Step> {
             turns[place] = Some(usize::MAX);
             chain.push(place);
             at = before(place);
-            if let Some(first) = at.and_then(|at| chain.iter().position(|place| *place == at)) {
+            // It may be in the chain, or have its place already.
+            let again = at.filter(|at| turns[*at] == Some(usize::MAX));
+            if let Some(first) = again.and_then(|at| chain.iter().position(|place| *place == at)) {
                 *exchange = chain[first..].iter().map(|place| overrides[*place].name.clone()).collect();
             }
             at = at.filter(|place| turns[*place].is_none());

@@ -283,7 +283,7 @@ async fn a_reset_takes_limits_to_their_floors_and_holds_to_nothing() {
     let settled = admin.store.settle(admin.clock.now(), &id, counts).await.expect("its reservation stays");
     assert_eq!(settled.outcome, tidegate_core::decision::SettleOutcome::Applied);
     let log = good(admin.list_changes(Request::new(v1::ListChangesRequest::default())).await).changes;
-    assert_eq!((log[0].sequence, log[0].rpc.as_str(), log[0].object.as_str()), (4, "ResetLimit", "limit/acme/m/"));
+    assert_eq!((log[0].sequence, log[0].rpc.as_str(), log[0].object.as_str()), (4, "ResetLimit", "limit/acme/m"));
     let limits = [&log[0].before_json, &log[0].after_json];
     let of = |prompt| format!(r#"{{"prompt":"{prompt}","uncachedPrompt":"20","generated":"20"}}"#);
     assert_eq!(limits, [&of(20), &of(10)], "the limits before and after");
