@@ -91,14 +91,15 @@ pub fn arrivals(random: &mut SplitMix64, rates: impl Iterator<Item = f64>) -> Ve
 
 /// A request that generates 40 tokens a second after half a second, all of its prompt uncached.
 #[must_use]
-pub const fn request(at_ms: u64, prompt_tokens: u64, generated_tokens: u64) -> Arrival {
+pub fn request(at_ms: u64, prompt_tokens: u64, generated_tokens: u64) -> Arrival {
+    let duration_ms = FIRST_TOKEN_MS + generated_tokens * TOKEN_MS;
     Arrival {
         at_ms,
         key: 0,
         prompt_tokens,
         uncached_prompt_tokens: prompt_tokens,
         generated_tokens,
-        duration_ms: FIRST_TOKEN_MS + generated_tokens * TOKEN_MS,
+        duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX),
         max_generated_tokens: None,
     }
 }

@@ -200,7 +200,7 @@ mod tests {
     use tidegate_core::window::Tokens;
     use tidegate_sim::policy::Policy;
     use tidegate_sim::report::{Limits, Study};
-    use tidegate_sim::run::{Setup, run};
+    use tidegate_sim::run::{Keep, Setup, run};
 
     use super::*;
     use crate::made_up::{Lengths, single_key, steady};
@@ -258,7 +258,7 @@ mod tests {
             progress_every: every,
             cache_known: true,
             capacity: None,
-            record: false,
+            keep: Keep::Truth,
             threads: NonZeroUsize::MIN,
         };
         let baseline = Baseline::of(&run(&workload, Policy::Oracle, &setup, &|_| {}), &rules);

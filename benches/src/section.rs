@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use tidegate_core::forecast::ForecastDefaults;
 use tidegate_sim::policy::{KeyRules, Policy};
 use tidegate_sim::report::{Limits, PolicyReport, Study};
-use tidegate_sim::run::Setup;
+use tidegate_sim::run::{Keep, Setup};
 use tidegate_sim::workload::Workload;
 
 use crate::StudyError;
@@ -126,14 +126,14 @@ impl Conduct {
     }
 
     /// A single run.
-    fn setup<'a>(&'a self, rules: &'a [KeyRules], record: bool) -> Setup<'a> {
+    fn setup<'a>(&'a self, rules: &'a [KeyRules], keep: Keep) -> Setup<'a> {
         Setup {
             rules,
             forecast: &self.forecast,
             progress_every: self.progress_every,
             cache_known: self.cache_known,
             capacity: None,
-            record,
+            keep,
             threads: std::num::NonZeroUsize::MIN,
         }
     }

@@ -8,7 +8,7 @@ use tidegate_core::policy::BUILT_IN_FLOORS;
 use tidegate_core::window::{PerWindow, Tokens, Window};
 use tidegate_sim::policy::{KeyRules, Policy};
 use tidegate_sim::random::SplitMix64;
-use tidegate_sim::run::{Outcome, run};
+use tidegate_sim::run::{Keep, Outcome, run};
 use tidegate_sim::workload::{Arrival, KeyName, Workload};
 
 use super::{Conduct, Scope};
@@ -128,7 +128,7 @@ impl Sizes {
             .map(|floor| Bounds::new(floor, floor * CEILING).expect("the floor is at least 1, 18 of it at most 2^40"));
         let rules = [KeyRules { bounds, law: LawParams::DEFAULT }];
         let conduct = Conduct { progress_every: Some(REPORTS), ..Conduct::usual() };
-        run(workload, Policy::Forecast, &conduct.setup(&rules, true), &|_| {})
+        run(workload, Policy::Forecast, &conduct.setup(&rules, Keep::Course), &|_| {})
     }
 }
 

@@ -7,7 +7,7 @@ use tidegate_core::window::{PerWindow, Tokens, Window};
 use tidegate_sim::busy::Capacity;
 use tidegate_sim::policy::{KeyRules, Policy};
 use tidegate_sim::random::SplitMix64;
-use tidegate_sim::run::{KeyOutcome, Outcome, run};
+use tidegate_sim::run::{Keep, KeyOutcome, Outcome, run};
 use tidegate_sim::workload::{Arrival, KeyName, Workload};
 
 use super::adaptive::Sizes;
@@ -101,7 +101,7 @@ fn play(sizes: &Sizes, seed: u64, reported: bool) -> Played {
     // Without pressure the deployment is watched all the same: its capacity is beyond reach.
     let unlimited = Capacity::new(vec![(0, Tokens::new(1 << 60, 1 << 60, 1 << 60))]).expect("not 0");
     let told = if reported { &capacity } else { &unlimited };
-    let setup = tidegate_sim::run::Setup { capacity: Some(told), ..conduct.setup(&rules, true) };
+    let setup = tidegate_sim::run::Setup { capacity: Some(told), ..conduct.setup(&rules, Keep::Course) };
     Played::of(&run(&workload(sizes, seed), Policy::Forecast, &setup, &|_| {}), &capacity)
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tidegate_core::forecast::ForecastDefaults;
 use tidegate_sim::policy::Policy;
-use tidegate_sim::run::run;
+use tidegate_sim::run::{Keep, run};
 
 use super::{Conduct, Run, Scope, runs};
 use crate::StudyError;
@@ -31,7 +31,7 @@ pub(super) fn markdown(scope: &Scope) -> Result<String, StudyError> {
         let oracle = run(
             &row.subject.workload(row.demand, row.seed),
             Policy::Oracle,
-            &Conduct::usual().setup(&rules, false),
+            &Conduct::usual().setup(&rules, Keep::Truth),
             &|_| {},
         );
         Baseline::of(&oracle, &rules)
@@ -46,7 +46,7 @@ pub(super) fn markdown(scope: &Scope) -> Result<String, StudyError> {
         let conduct = Conduct { forecast, ..Conduct::usual() };
         let rules = row.subject.rules();
         let workload = row.subject.workload(row.demand, row.seed);
-        let outcome = run(&workload, Policy::Forecast, &conduct.setup(&rules, false), &|_| {});
+        let outcome = run(&workload, Policy::Forecast, &conduct.setup(&rules, Keep::Truth), &|_| {});
         let (p99, max) = overshoot(&outcome);
         Point { margin_permille: *margin, goodput: baseline.goodput(&outcome), p99, max }
     });

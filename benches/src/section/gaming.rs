@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidegate_core::forecast::ForecastDefaults;
 use tidegate_core::policy::BUILT_IN_FLOORS;
 use tidegate_sim::policy::{KeyRules, Policy};
-use tidegate_sim::run::{Record, run};
+use tidegate_sim::run::{Keep, Record, run};
 use tidegate_sim::workload::{Arrival, Workload};
 
 use super::{Conduct, PROGRESS, Scope};
@@ -88,7 +88,7 @@ impl Game {
 
     fn play(self, conduct: &Conduct) -> [Salvo; 2] {
         let rules = [KeyRules::fixed(&BUILT_IN_FLOORS)];
-        let outcome = run(&self.workload(1), Policy::Forecast, &conduct.setup(&rules, true), &|_| {});
+        let outcome = run(&self.workload(1), Policy::Forecast, &conduct.setup(&rules, Keep::Course), &|_| {});
         let record = outcome.keys[0].record.clone().unwrap_or_default();
         let [first, second] = self.salvos();
         let limit = BUILT_IN_FLOORS.generated;
@@ -305,7 +305,7 @@ mod tests {
         let game = Game { pause_seconds: 600, ..Game::USUAL };
         let rules = [KeyRules::fixed(&BUILT_IN_FLOORS)];
         let conduct = Conduct::usual();
-        let outcome = run(&game.workload(1), Policy::ChargeAfter, &conduct.setup(&rules, true), &|_| {});
+        let outcome = run(&game.workload(1), Policy::ChargeAfter, &conduct.setup(&rules, Keep::Course), &|_| {});
         let record = outcome.keys[0].record.clone().unwrap_or_default();
         let salvo = Salvo::of(&record, BUILT_IN_FLOORS.generated, game.salvos()[0], game.salvos()[1]);
         // 5,000 streams of 40 tokens a second make 12,000,000 a minute: 333 limits. In all they ask for 569.

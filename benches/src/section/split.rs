@@ -84,9 +84,11 @@ fn each(requests: Vec<Arrival>, change: impl Fn(Arrival) -> Arrival) -> Vec<Arri
 /// The output times `times / over`, at the same pace, at most `longest`: what is longer than the limit no forecast can help.
 fn longer(request: &Arrival, times: u64, over: u64, longest: u64) -> Arrival {
     let generated_tokens = (request.generated_tokens * times / over).min(longest);
-    let span = request.duration_ms.saturating_sub(FIRST_TOKEN_MS);
+    let duration = u64::from(request.duration_ms);
+    let span = duration.saturating_sub(FIRST_TOKEN_MS);
     let span = (span * generated_tokens).checked_div(request.generated_tokens).unwrap_or(span);
-    Arrival { generated_tokens, duration_ms: request.duration_ms.min(FIRST_TOKEN_MS) + span, ..*request }
+    let duration_ms = u32::try_from(duration.min(FIRST_TOKEN_MS) + span).unwrap_or(u32::MAX);
+    Arrival { generated_tokens, duration_ms, ..*request }
 }
 
 /// The same blocks in another order. What is left over at the end stays there.

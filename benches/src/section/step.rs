@@ -4,7 +4,7 @@ use tidegate_core::MAX_TOKENS;
 use tidegate_core::policy::BUILT_IN_FLOORS;
 use tidegate_core::window::Tokens;
 use tidegate_sim::policy::{KeyRules, Policy};
-use tidegate_sim::run::{Record, run};
+use tidegate_sim::run::{Keep, Record, run};
 
 use super::{Conduct, SEEDS, Scope};
 use crate::made_up::{Lengths, single_key, steady};
@@ -42,7 +42,7 @@ pub(super) fn markdown(scope: &Scope) -> String {
         let per_second = DEMAND * limit as f64 / 60.0;
         let lengths = [(0, *before), (STEP_SECONDS, *after)];
         let workload = single_key(steady(*seed, per_second, END_SECONDS, 1_000, &lengths));
-        let outcome = run(&workload, Policy::Forecast, &conduct.setup(&rules, true), &|_| {});
+        let outcome = run(&workload, Policy::Forecast, &conduct.setup(&rules, Keep::Course), &|_| {});
         let record = outcome.keys[0].record.clone().unwrap_or_default();
         (before_step(&record, limit), since_step(&record, limit))
     });

@@ -36,6 +36,8 @@ const AHEAD: usize = 64;
 /// What begins or ends to fade at a second, and what is gone from then on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct FadeKnot {
+    /// How many holds end or are gone here.
+    holds: u32,
     slope: Fade,
     /// Reach of the holds that are expected to end here.
     ending: u64,
@@ -71,7 +73,8 @@ pub struct Holds {
     /// What all streams could produce within a minute, and at most; as they came.
     reach: u64,
     most: u64,
-    fades: BTreeMap<u64, FadeKnot>,
+    /// Boxed: what they take would be moved about within the tree.
+    fades: BTreeMap<u64, Box<FadeKnot>>,
 }
 
 impl Holds {
@@ -85,7 +88,7 @@ impl Holds {
         let mut at = from;
         while let Some(entry) = self.fades.first_entry().filter(|entry| *entry.key() <= to) {
             let (second, knot) = entry.remove_entry();
-            self.faded.add(self.fade_slope.times(i128::from(second.saturating_sub(at))));
+            self.faded.add(self.fade_slope.times(signed(second.saturating_sub(at))));
             self.follow(at, second);
             at = at.max(second);
             self.fade_slope.add(knot.slope);
@@ -96,7 +99,7 @@ impl Holds {
             self.reach = self.reach.wrapping_sub(knot.gone.reach);
             self.most = self.most.wrapping_sub(knot.gone.most);
         }
-        self.faded.add(self.fade_slope.times(i128::from(to.saturating_sub(at))));
+        self.faded.add(self.fade_slope.times(signed(to.saturating_sub(at))));
         self.follow(at, to);
         self.forget_if_empty();
     }
@@ -153,28 +156,28 @@ impl Holds {
         }
         self.change_course(hold, sign);
         let (fade, top) = (hold.fade(tokens), hold.top);
-        let wide = i128::from(sign);
+        let more = if sign < 0 { -1 } else { 1 };
         // Wraps where a hold is taken back, to exactly what it was.
-        let signed = |tokens: u64| if sign < 0 { tokens.wrapping_neg() } else { tokens };
-        let (reach, most) = (signed(hold.reach), signed(hold.most));
-        let held = Hold::held(tokens) * wide;
+        let taken = |tokens: u64| if sign < 0 { tokens.wrapping_neg() } else { tokens };
+        let (reach, most) = (taken(hold.reach), taken(hold.most));
+        let held = Hold::held(tokens) * i128::from(sign);
         self.held += held;
         self.reach = self.reach.wrapping_add(reach);
         self.most = self.most.wrapping_add(most);
         if hold.end > now {
-            self.fade_knot(hold.end, |knot| {
-                knot.slope.add(fade.times(wide));
+            self.fade_knot(hold.end, more, |knot| {
+                knot.slope.add(fade.times(sign));
                 knot.ending = knot.ending.wrapping_add(reach);
             });
         } else {
-            self.fade_slope.add(fade.times(wide));
-            self.faded.add(hold.faded_by(now, &fade).times(wide));
+            self.fade_slope.add(fade.times(sign));
+            self.faded.add(hold.faded_by(now, &fade).times(sign));
         }
-        self.fade_knot(hold.gone, |knot| {
-            knot.slope.add(fade.times(-wide));
+        self.fade_knot(hold.gone, more, |knot| {
+            knot.slope.add(fade.times(-sign));
             knot.gone.top.add(top.times(sign));
             knot.gone.held += held;
-            knot.gone.faded.add(hold.faded_by(hold.gone, &fade).times(wide));
+            knot.gone.faded.add(hold.faded_by(hold.gone, &fade).times(sign));
             knot.gone.reach = knot.gone.reach.wrapping_add(reach);
             knot.gone.most = knot.gone.most.wrapping_add(most);
         });
@@ -182,44 +185,48 @@ impl Holds {
 
     /// Adds the lines of a hold's course so many times, or takes them back.
     fn change_course(&mut self, hold: &Hold, times: i64) {
+        match times {
+            // Nearly always, and much cheaper.
+            1 => self.change_lines(hold, Line::add),
+            -1 => self.change_lines(hold, Line::subtract),
+            _ => self.change_lines(hold, |line, change| line.add(change.times(times))),
+        }
+    }
+
+    fn change_lines(&mut self, hold: &Hold, change_by: impl Fn(&mut Line, Line)) {
         let now = self.now.as_seconds();
         let knots = self.knots.get_or_insert_with(|| Box::new([Line::default(); AHEAD]));
         let (mut level, mut slope) = hold.start();
-        level.add(slope.times(i64::try_from(now - hold.since.as_seconds()).unwrap_or(0)));
-        let mut change_at = |second: u64, change: Line| {
-            if second > now {
-                let knot = &mut knots[place(second)];
-                knot.add(change.times(times));
-            } else {
-                slope.add(change);
-                level.add(change.times(i64::try_from(now - second).unwrap_or(0)));
+        level.add(slope.times(signed(now - hold.since.as_seconds())));
+        hold.knots().for_each(|(second, sooner, later)| {
+            for (second, change) in [(second, sooner), (second + 1, later)] {
+                if second > now {
+                    change_by(&mut knots[place(second)], change);
+                } else {
+                    slope.add(change);
+                    level.add(change.times(signed(now - second)));
+                }
             }
-        };
-        for (second, sooner, later) in hold.knots() {
-            change_at(second, sooner);
-            change_at(second + 1, later);
-        }
-        self.level.add(level.times(times));
-        self.slope.add(slope.times(times));
-        self.top.add(hold.top.times(times));
+        });
+        change_by(&mut self.level, level);
+        change_by(&mut self.slope, slope);
+        change_by(&mut self.top, hold.top);
     }
 
     /// What fading takes of the courses of two holds that fade together otherwise, the one in the place of the other.
     fn change_fading_course(&mut self, old: &Hold, new: &Hold, count: i64) {
         let now = self.now.as_seconds();
         let (old_fade, new_fade) = (old.fade(old.tokens), new.fade(new.tokens));
-        let between = |old: Fade, new: Fade| Fade {
-            produced: (new.produced - old.produced) * i128::from(count),
-            ..Fade::default()
-        };
+        let between =
+            |old: Fade, new: Fade| Fade { produced: (new.produced - old.produced) * count, ..Fade::default() };
         let slope = between(old_fade, new_fade);
         if new.end > now {
-            self.fade_knot(new.end, |knot| knot.slope.add(slope));
+            self.fade_knot(new.end, 0, |knot| knot.slope.add(slope));
         } else {
             self.fade_slope.add(slope);
             self.faded.add(between(old.faded_by(now, &old_fade), new.faded_by(now, &new_fade)));
         }
-        self.fade_knot(new.gone, |knot| {
+        self.fade_knot(new.gone, 0, |knot| {
             knot.slope.add(slope.times(-1));
             knot.gone.top.add(old.top.times(-count));
             knot.gone.top.add(new.top.times(count));
@@ -228,10 +235,13 @@ impl Holds {
         });
     }
 
-    fn fade_knot(&mut self, second: u64, change: impl FnOnce(&mut FadeKnot)) {
+    /// Changes what begins or ends at a second, where so many holds more do from now on.
+    fn fade_knot(&mut self, second: u64, more: i32, change: impl FnOnce(&mut FadeKnot)) {
         let knot = self.fades.entry(second).or_default();
-        change(knot);
-        if *knot == FadeKnot::default() {
+        knot.holds = knot.holds.wrapping_add_signed(more);
+        if knot.holds > 0 {
+            change(knot);
+        } else {
             self.fades.remove(&second);
         }
     }
@@ -252,7 +262,7 @@ impl Holds {
     /// What all streams could produce within a minute if none ended, in tokens; of silent ones less and less.
     #[must_use]
     pub fn reach(&self) -> u64 {
-        u64::try_from(i128::from(self.reach) - self.faded.reach).unwrap_or(0)
+        self.reach.saturating_sub(u64::try_from(self.faded.reach).unwrap_or(0))
     }
 
     /// What all streams can produce at most, in tokens, by what their requests declared.
@@ -282,10 +292,10 @@ impl Holds {
     /// The most that the holds will ever be expected to have produced: the end of [`Holds::ahead`], in O(1).
     #[must_use]
     pub fn in_the_end(&self) -> Expected {
-        Self::expected(i128::from(self.top.produced) - self.faded.produced, self.top.variance)
+        Self::expected(self.top.produced - self.faded.produced, self.top.variance)
     }
 
-    fn expected(produced: i128, variance: i64) -> Expected {
+    fn expected(produced: i64, variance: i64) -> Expected {
         let digits = TOKEN_DIGITS + SECOND_DIGITS;
         Expected {
             tokens: u64::try_from((produced + (1 << digits) - 1) >> digits).unwrap_or(0),
@@ -304,6 +314,10 @@ impl Holds {
     pub fn ahead(&self) -> Ahead<'_> {
         Ahead { holds: self, second: self.now.as_seconds(), level: self.level, slope: self.slope }
     }
+}
+
+fn signed(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 /// Where the knot of a second is kept.
@@ -370,7 +384,7 @@ impl Ahead<'_> {
         if self.holds.knots.is_none() {
             return Expected::default();
         }
-        Holds::expected(i128::from(level.produced) - self.holds.faded.produced, level.variance)
+        Holds::expected(level.produced - self.holds.faded.produced, level.variance)
     }
 }
 

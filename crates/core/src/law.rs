@@ -122,6 +122,13 @@ impl WindowLaw {
         self.q = self.q.clamp(floor, ceiling);
     }
 
+    /// Whether [`WindowLaw::clamp`] would change nothing.
+    fn is_within(&self, bounds: &Bounds, reserve: Level) -> bool {
+        let (floor, ceiling) = (bounds.floor_level, bounds.ceiling_level);
+        let lowest = self.p.min(self.v).min(self.q);
+        floor <= lowest && self.p.max(self.q) <= ceiling && self.v <= ceiling + reserve
+    }
+
     /// Moves from the open epoch `from` to the later epoch `to`.
     fn advance(&mut self, from: u64, to: u64, bounds: &Bounds, steps: &Steps) {
         let mut from = from;
@@ -229,6 +236,12 @@ impl Law {
             }
         }
         self.epoch = self.epoch.max(epoch);
+    }
+
+    /// Whether [`Law::advance`] to `epoch` would change nothing.
+    pub(crate) fn is_at(&self, epoch: u64, bounds: &PerWindow<Bounds>, params: &LawParams) -> bool {
+        let reserve = params.steps().reserve;
+        epoch <= self.epoch && self.windows.iter().all(|(window, state)| state.is_within(&bounds[window], reserve))
     }
 
     /// Counts settled `tokens` in the open epoch, and the `pressure` (permille) of the deployment at that moment, which

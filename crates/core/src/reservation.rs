@@ -115,8 +115,6 @@ pub struct Reservation {
     pub reported_at: Timestamp,
     /// What is held of it.
     pub held: Held,
-    /// The instant of its timer, at or before `expires_at`.
-    pub timer_at: Timestamp,
     /// Its pace: microseconds for a token; at least 1.
     pub micros_per_token: u64,
 }
@@ -149,7 +147,6 @@ impl Reservation {
             generated: 0,
             reported_at: ticket.admitted_at,
             held: Held::Nothing,
-            timer_at: ticket.admitted_at,
             micros_per_token: 1,
         }
     }

@@ -18,8 +18,9 @@ use crate::pressure::Reading;
 use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
-use cohort::Cohorts;
+use cohort::{Beginning, Cohorts};
 use denied::Denied;
+use expiry::Expiries;
 use silence::Looks;
 use watch::Watch;
 
@@ -27,6 +28,7 @@ mod cohort;
 mod denied;
 mod end;
 mod expectation;
+mod expiry;
 mod explain;
 mod outlook;
 mod reserve;
@@ -116,9 +118,10 @@ pub struct KeyState {
     ended: BTreeMap<Number, Ended>,
     requests: BTreeMap<u128, KnownRequest>,
     issued: Issued,
-    expiries: BTreeSet<(Timestamp, Number)>,
+    expiries: Expiries,
     forgets: BTreeSet<(Timestamp, Forget)>,
     cohorts: Cohorts,
+    beginning: Option<Box<Beginning>>,
     looks: Looks,
     /// The last reservation whose tokens may still come and that was forgotten before its time.
     forgotten: Option<Number>,
@@ -149,9 +152,10 @@ impl KeyState {
             ended: BTreeMap::new(),
             requests: BTreeMap::new(),
             issued: Issued::default(),
-            expiries: BTreeSet::new(),
+            expiries: Expiries::default(),
             forgets: BTreeSet::new(),
             cohorts: Cohorts::default(),
+            beginning: None,
             looks: Looks::default(),
             forgotten: None,
             ids_good_until: Timestamp::ZERO,
@@ -167,9 +171,9 @@ impl KeyState {
         self.prompt.expire(self.now);
         self.generated.expire(self.now);
         self.holds.advance(self.now);
+        self.beginning.take_if(|known| known.is_over(self.now));
         for _ in 0..TIMERS_AT_ONCE {
-            let Some(&(at, number)) = self.expiries.first().filter(|(at, _)| *at <= self.now) else { break };
-            self.expiries.remove(&(at, number));
+            let Some(number) = self.expiries.pop_due(self.now) else { break };
             self.on_expiry(number);
         }
         for _ in 0..TIMERS_AT_ONCE {
@@ -237,6 +241,10 @@ impl KeyState {
         PerWindow::from_fn(|window| self.law.limit_tpm(window, &rules.bounds[window]))
     }
 
+    fn generated_limit(&self, rules: &Rules<'_>) -> u64 {
+        self.law.limit_tpm(Window::Generated, &rules.bounds.generated)
+    }
+
     /// The largest ask of `window` that fits now (contract C1); `None` where not even nothing fits.
     fn room(&self, window: Window, limit_tpm: u64, rules: &Rules<'_>) -> Option<u64> {
         let [prompt, uncached] = self.prompt.sum();
@@ -247,12 +255,11 @@ impl KeyState {
         }
     }
 
-    /// When [`KeyState::advance`] has something to do without a call; `None`: never.
+    /// When [`KeyState::advance`] may have something to do without a call; `None`: never.
     #[must_use]
     pub fn next_timer(&self) -> Option<Timestamp> {
-        let expiry = self.expiries.first().map(|&(at, _)| at);
         let forget = self.forgets.first().map(|&(at, _)| at);
-        expiry.into_iter().chain(forget).min()
+        self.expiries.next().into_iter().chain(forget).min()
     }
 
     /// Whether the key may be forgotten, as of the last [`KeyState::advance`].

@@ -10,7 +10,7 @@ use tidegate_core::forecast::ForecastDefaults;
 use tidegate_core::window::{Tokens, Window};
 
 use crate::policy::{KeyRules, Policy};
-use crate::run::{LimitCourse, Outcome, Setup, run};
+use crate::run::{Keep, LimitCourse, Outcome, Setup, run};
 use crate::truth::Truth;
 use crate::workload::Workload;
 
@@ -129,8 +129,8 @@ impl Study<'_> {
         threads: NonZeroUsize,
         on_requests: &(dyn Fn(u64) + Sync),
     ) -> Report {
-        let roomy = roomy_rules(workload);
         let jobs = self.jobs();
+        let roomy = if jobs.iter().any(|job| job.roomy) { roomy_rules(workload) } else { Vec::new() };
         let mut outcomes = self.run_all(workload, &jobs, &roomy, threads, on_requests);
         let place = |policy, roomy| jobs.iter().position(|job| job.policy == policy && job.roomy == roomy);
         let oracle = place(Policy::Oracle, false).and_then(|index| outcomes[index].as_ref());
@@ -211,6 +211,15 @@ impl Study<'_> {
         jobs
     }
 
+    /// Adaptive limits have no overshoot and no goodput.
+    fn keep(&self, job: &Job) -> Keep {
+        match self.limits {
+            _ if self.record && !job.roomy => Keep::Course,
+            Limits::Static => Keep::Truth,
+            Limits::Adaptive => Keep::Decisions,
+        }
+    }
+
     fn run_all(
         &self,
         workload: &Workload,
@@ -229,7 +238,7 @@ impl Study<'_> {
                     progress_every: self.progress_every,
                     cache_known: self.cache_known,
                     capacity: None,
-                    record: self.record && !job.roomy,
+                    keep: self.keep(job),
                     threads: NonZeroUsize::new(threads.get() / jobs.len()).unwrap_or(NonZeroUsize::MIN),
                 };
                 let outcome = run(workload, job.policy, &setup, on_requests);

@@ -32,6 +32,17 @@ const START: Timestamp = Timestamp::from_seconds(1_000_000);
 /// Requests of a stretch: few enough that their rows stay in the processor's cache for one key after the other.
 const STRETCH: usize = 32_768;
 
+/// What a run keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// What was decided.
+    Decisions,
+    /// And what the windows truly held: what overshoot and goodput are read from.
+    Truth,
+    /// And that second by second, for plots.
+    Course,
+}
+
 /// How the gateway and the limiter of a run are set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup<'a> {
@@ -45,8 +56,8 @@ pub struct Setup<'a> {
     pub cache_known: bool,
     /// What the deployment of each model can do, and that it reports how busy it is each second; `None`: nobody reports.
     pub capacity: Option<&'a Capacity>,
-    /// Whether to keep what every window held at every second, for plots.
-    pub record: bool,
+    /// What to keep beside the answer.
+    pub keep: Keep,
     /// On how many threads; what comes of the run does not depend on it.
     pub threads: NonZeroUsize,
 }
@@ -55,7 +66,10 @@ pub struct Setup<'a> {
 /// its last call, for progress bars.
 #[must_use]
 pub fn run(workload: &Workload, policy: Policy, setup: &Setup<'_>, on_requests: &(dyn Fn(u64) + Sync)) -> Outcome {
-    let (own, spans) = (workload.by_key(), workload.spans());
+    let (own, spans) = std::thread::scope(|scope| {
+        let spans = scope.spawn(|| workload.spans());
+        (workload.by_key(), spans.join().expect("spans are looked up without a panic"))
+    });
     let players = own.iter().zip(&spans).enumerate().map(|(key, (own, span))| {
         // A key of which every request was thinned out.
         (!own.is_empty()).then(|| Player::new(workload, key, own, span, policy, setup))

@@ -6,15 +6,23 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
 
+mod blocks;
+mod fault;
 mod fields;
 mod line;
 mod plain;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use blocks::Block;
+use fault::Place;
+pub use fault::{LineFault, TraceError};
 
 /// Longest line, in bytes without its end. Two names of 256 bytes, quoted and escaped, and six numbers fit.
 pub const MAX_LINE_BYTES: usize = 4096;
@@ -117,126 +125,22 @@ impl RowRef<'_> {
     }
 }
 
-/// Why a trace could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum TraceError {
-    /// The file cannot be opened or read, or its gzip data are damaged.
-    #[error("{}: {error}", path.display())]
-    Io {
-        /// The trace.
-        path: PathBuf,
-        /// What the system or the decompressor said.
-        error: io::Error,
-    },
-    /// A line does not hold what it should.
-    #[error("{}:{line}: {fault}", path.display())]
-    Line {
-        /// The trace.
-        path: PathBuf,
-        /// The line's number in the decompressed text, from 1.
-        line: u64,
-        /// What is wrong with it.
-        fault: LineFault,
-    },
-}
-
-/// What is wrong with a line of a trace.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LineFault {
-    /// The file is empty.
-    #[error("expected a header row with the columns {}", line::REQUIRED.join(", "))]
-    NoHeader,
-    /// The header lacks a column.
-    #[error("the header has no column `{0}`")]
-    MissingColumn(&'static str),
-    /// The header has a column twice.
-    #[error("the header has the column `{0}` twice")]
-    RepeatedColumn(&'static str),
-    /// The line is longer than [`MAX_LINE_BYTES`].
-    #[error("the line is longer than {MAX_LINE_BYTES} bytes")]
-    TooLong,
-    /// The line is not UTF-8.
-    #[error("the line is not UTF-8 text")]
-    NotUtf8,
-    /// A quote is not closed, or something follows the closing one.
-    #[error("column {0}: a quoted field must end with a quote before the next comma or the end of the line")]
-    Quoting(usize),
-    /// More or fewer fields than the header has.
-    #[error("the row has {found} fields, the header has {expected}")]
-    FieldCount {
-        /// Fields of this row.
-        found: usize,
-        /// Fields of the header.
-        expected: usize,
-    },
-    /// A field that must not be empty is.
-    #[error("column `{0}`: is empty")]
-    Empty(&'static str),
-    /// Not digits alone.
-    #[error("column `{column}`: `{text}` is not a whole number")]
-    NotANumber {
-        /// The column's name.
-        column: &'static str,
-        /// What stands there, at most 40 characters of it.
-        text: String,
-    },
-    /// Above [`MAX_COUNT`].
-    #[error("column `{column}`: {text} is above 2^40")]
-    TooLarge {
-        /// The column's name.
-        column: &'static str,
-        /// What stands there, at most 40 characters of it.
-        text: String,
-    },
-    /// 0 prompt tokens.
-    #[error("column `prompt_tokens`: is 0; a request has at least one prompt token")]
-    NoPrompt,
-    /// More cached than prompt tokens.
-    #[error("column `cached_prompt_tokens`: {cached} is more than the {prompt} of `prompt_tokens`")]
-    CachedAbovePrompt {
-        /// What the row says is cached.
-        cached: u64,
-        /// What the row says is the prompt.
-        prompt: u64,
-    },
-    /// A name that the service would refuse.
-    #[error("column `{0}`: is longer than 256 bytes or has control characters")]
-    BadName(&'static str),
-    /// Earlier than the row before.
-    #[error("column `t_ms`: {at_ms} is before the {previous_ms} of the row before; sort the trace by `t_ms`")]
-    Unsorted {
-        /// This row's.
-        at_ms: u64,
-        /// The row before's.
-        previous_ms: u64,
-    },
-}
-
 /// The rows of a trace, in order. After the first error there are no more rows.
 pub struct TraceReader {
     place: Place,
     lines: Box<dyn BufRead + Send>,
+    /// What the file has and what was read of it, compressed or not; nothing is known of what is no file.
+    bytes_of_file: u64,
+    bytes_read: Arc<AtomicU64>,
     columns: line::Columns,
     bytes: Vec<u8>,
     splitter: fields::Splitter,
     previous_ms: u64,
+    /// Bytes of the last row, which are the first that `lines` still has.
+    taken: usize,
     failed: bool,
-}
-
-/// Where in which trace the reader is, for what it says about errors.
-struct Place {
-    path: PathBuf,
-    line: u64,
-}
-
-impl Place {
-    fn io(&self, error: io::Error) -> TraceError {
-        TraceError::Io { path: self.path.clone(), error }
-    }
-
-    fn fault(&self, fault: LineFault) -> TraceError {
-        TraceError::Line { path: self.path.clone(), line: self.line, fault }
-    }
+    /// What went wrong behind the lines of the last block.
+    late: Option<io::Error>,
 }
 
 /// What one pass over a trace finds: the length of the work ahead, and that all of it can be read.
@@ -262,14 +166,17 @@ impl TraceReader {
     /// Opens a trace and reads its header. Whether it is compressed is seen by its first bytes, not by its name.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
         let io_error = |error| TraceError::Io { path: path.to_owned(), error };
-        let mut file = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(io_error)?);
+        let file = File::open(path).map_err(io_error)?;
+        let bytes_of_file = file.metadata().map_err(io_error)?.len();
+        let bytes_read = Arc::new(AtomicU64::new(0));
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, Counted { file, read: Arc::clone(&bytes_read) });
         let compressed = file.fill_buf().map_err(io_error)?.starts_with(&[0x1f, 0x8b]);
         let lines: Box<dyn BufRead + Send> = if compressed {
             Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file)))
         } else {
             Box::new(file)
         };
-        Self::new(path, lines)
+        Ok(Self { bytes_of_file, bytes_read, ..Self::new(path, lines)? })
     }
 
     /// Reads CSV from anything; `path` is the name that errors give.
@@ -277,11 +184,15 @@ impl TraceReader {
         let mut reader = Self {
             place: Place { path: path.to_owned(), line: 0 },
             lines,
+            bytes_of_file: 0,
+            bytes_read: Arc::default(),
             columns: line::Columns::default(),
             bytes: Vec::new(),
             splitter: fields::Splitter::default(),
             previous_ms: 0,
+            taken: 0,
             failed: false,
+            late: None,
         };
         let Self { place, lines, bytes, splitter, .. } = &mut reader;
         let header = next_line(place, &mut **lines, bytes)?.ok_or_else(|| place.fault(LineFault::NoHeader))?;
@@ -297,14 +208,23 @@ impl TraceReader {
         }
         // Stays so if this row cannot be read.
         self.failed = true;
-        let Self { place, lines, columns, bytes, splitter, previous_ms, failed } = self;
-        let line = match next_line(place, &mut **lines, bytes) {
-            Ok(line) => line?,
-            Err(error) => return Some(Err(error)),
+        let Self { place, lines, columns, bytes, splitter, previous_ms, taken, failed, .. } = self;
+        lines.consume(std::mem::take(taken));
+        let buffer = match lines.fill_buf() {
+            Ok(buffer) => buffer,
+            Err(error) => return Some(Err(place.io(error))),
         };
-        let parsed = match plain::parse(&columns.roles, line) {
-            Some(row) => Ok(row),
-            None => splitter.split(line).and_then(|fields| columns.parse_row(fields)),
+        let parsed = if let Some(plain) = plain::parse(&columns.roles, buffer) {
+            place.line += 1;
+            *taken = plain.length;
+            // The same buffer: nothing was consumed.
+            Ok(plain.row(lines.fill_buf().ok()?)?)
+        } else {
+            let line = match next_line(place, &mut **lines, bytes) {
+                Ok(line) => line?,
+                Err(error) => return Some(Err(error)),
+            };
+            splitter.split(line).and_then(|fields| columns.parse_row(fields))
         };
         Some(match parsed {
             Ok(row) if row.at_ms < *previous_ms => {
@@ -317,6 +237,20 @@ impl TraceReader {
             }
             Err(fault) => Err(place.fault(fault)),
         })
+    }
+}
+
+/// A file, and how much of it was read.
+struct Counted {
+    file: File,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
     }
 }
 

@@ -98,12 +98,16 @@ impl Truth {
         let prompt = self.second(arrival);
         prompt.prompt += request.prompt_tokens;
         prompt.uncached_prompt += request.uncached_prompt_tokens;
-        let mut before = 0;
-        let last = request.end_ms().div_ceil(1_000);
-        for second in arrival..=last {
+        self.second(request.end_ms().div_ceil(1_000));
+        let first = usize::try_from(arrival - self.front).unwrap_or(usize::MAX);
+        let (mut before, mut second) = (0, arrival);
+        for tokens in self.seconds.range_mut(first..) {
+            if before == request.generated_tokens {
+                break;
+            }
             let by = request.generated_by(second * 1_000);
-            self.second(second).generated += by - before;
-            before = by;
+            tokens.generated += by - before;
+            (before, second) = (by, second + 1);
         }
     }
 

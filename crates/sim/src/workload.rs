@@ -6,6 +6,8 @@ use std::path::Path;
 use crate::random::SplitMix64;
 use crate::trace::{FIRST_TOKEN_MS, TraceError, TraceReader};
 
+mod read;
+
 /// A copy of a request arrives up to this much later.
 const COPY_DELAY_MS: u64 = 10_000;
 
@@ -34,8 +36,8 @@ pub struct Arrival {
     pub uncached_prompt_tokens: u64,
     /// Output tokens.
     pub generated_tokens: u64,
-    /// Arrival to last token.
-    pub duration_ms: u64,
+    /// Arrival to last token; at most a day.
+    pub duration_ms: u32,
     /// The most output that the client allowed, where the trace says.
     pub max_generated_tokens: Option<u64>,
 }
@@ -44,19 +46,24 @@ impl Arrival {
     /// When the last token is there.
     #[must_use]
     pub const fn end_ms(&self) -> u64 {
-        self.at_ms.saturating_add(self.duration_ms)
+        self.at_ms.saturating_add(self.duration_ms as u64)
     }
 
     /// Generated tokens that are there at `at_ms`: none before the first token, then evenly until the last.
     #[must_use]
     pub fn generated_by(&self, at_ms: u64) -> u64 {
         let elapsed = at_ms.saturating_sub(self.at_ms);
-        if elapsed >= self.duration_ms {
+        let duration = u64::from(self.duration_ms);
+        if elapsed >= duration {
             return if at_ms >= self.at_ms { self.generated_tokens } else { 0 };
         }
         // A request of less than 0.5 s has its tokens at its end.
         let Some(elapsed) = elapsed.checked_sub(FIRST_TOKEN_MS) else { return 0 };
-        let span = self.duration_ms - FIRST_TOKEN_MS;
+        let span = duration - FIRST_TOKEN_MS;
+        if let Some(product) = self.generated_tokens.checked_mul(elapsed) {
+            // Nearly always, and much cheaper.
+            return product / span;
+        }
         u64::try_from(u128::from(self.generated_tokens) * u128::from(elapsed) / u128::from(span)).unwrap_or(u64::MAX)
     }
 }
@@ -100,36 +107,12 @@ impl Default for Shape {
 }
 
 impl Workload {
-    /// Reads a whole trace into memory, 72 bytes for each request, and shapes it.
+    /// Reads a whole trace into memory, 56 bytes for each request, and shapes it.
     ///
     /// # Errors
     /// The first line of the trace that cannot be read.
     pub fn read(path: &Path, shape: &Shape) -> Result<Self, TraceError> {
-        Ok(Self::from_trace(TraceReader::open(path)?, shape.fold)?.scaled(shape))
-    }
-
-    /// Takes in a trace as it is, but folded.
-    ///
-    /// # Errors
-    /// The first line of the trace that cannot be read.
-    pub fn from_trace(mut rows: TraceReader, fold: Option<u32>) -> Result<Self, TraceError> {
-        let mut keys = Keys::default();
-        let mut requests = Vec::new();
-        while let Some(row) = rows.next_ref() {
-            let row = row?;
-            let key = keys.index(row.account, row.model, fold);
-            let row = row.named(String::new(), String::new());
-            requests.push(Arrival {
-                at_ms: row.at_ms,
-                key,
-                prompt_tokens: row.prompt_tokens,
-                uncached_prompt_tokens: row.prompt_tokens - row.cached_tokens().min(row.prompt_tokens),
-                generated_tokens: row.generated_tokens,
-                duration_ms: row.duration_ms(),
-                max_generated_tokens: row.max_generated_tokens,
-            });
-        }
-        Ok(Self { keys: keys.names, requests })
+        Ok(read::read(TraceReader::open(path)?, shape.fold)?.scaled(shape))
     }
 
     /// Repeats or thins the requests as `shape` says.
@@ -198,44 +181,6 @@ impl Workload {
     }
 }
 
-/// The keys met so far.
-#[derive(Default)]
-struct Keys {
-    names: Vec<KeyName>,
-    indices: HashMap<KeyName, u32>,
-    /// By the names as the trace has them, account and model in one text: a row of a known key allocates nothing.
-    as_written: HashMap<String, u32>,
-    text: String,
-}
-
-impl Keys {
-    fn index(&mut self, account: &str, model: &str, fold: Option<u32>) -> u32 {
-        // Names have no control characters, so no other two names make the same text.
-        self.text.clear();
-        self.text.extend([account, "\0", model]);
-        if let Some(index) = self.as_written.get(&self.text) {
-            return *index;
-        }
-        let account =
-            fold.map_or_else(|| account.to_owned(), |accounts| format!("fold-{}", crc32(account) % accounts.max(1)));
-        let name = KeyName { account, model: model.to_owned() };
-        let names = &mut self.names;
-        let index = *self.indices.entry(name).or_insert_with_key(|name| {
-            names.push(name.clone());
-            u32::try_from(names.len() - 1).unwrap_or(u32::MAX)
-        });
-        self.as_written.insert(self.text.clone(), index);
-        index
-    }
-}
-
-/// CRC-32 (ISO 3309) of a name.
-fn crc32(name: &str) -> u32 {
-    let mut crc = flate2::Crc::new();
-    crc.update(name.as_bytes());
-    crc.sum()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -245,7 +190,7 @@ mod tests {
     fn workload(rows: &str, fold: Option<u32>) -> Workload {
         let csv = format!("t_ms,account,model,prompt_tokens,cached_prompt_tokens,generated_tokens,duration_ms\n{rows}");
         let rows = TraceReader::new(Path::new("t.csv"), Box::new(Cursor::new(csv.into_bytes()))).expect("header");
-        Workload::from_trace(rows, fold).expect("reads")
+        read::read(rows, fold).expect("reads")
     }
 
     const ROWS: &str = "0,a,m,10,4,20,\n5,b,m,10,,7,900\n5,a,n,10,10,7,900\n9,a,m,1,,0,0\n";

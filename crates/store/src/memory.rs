@@ -80,11 +80,11 @@ impl MemoryBounds {
     /// every reservation live, everything remembered, every deployment reported on by as many as may.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        // Sub-buckets: 512 of 24 and of 16 bytes; the knots of live streams; 75 minutes and 60 seconds of denials; the last
-        // changes of the limits. Trees: nodes are at worst half empty.
+        // 512 sub-buckets of 24 bytes and 64 seconds of 136; the knots of live streams, and the course of one that begins; 75
+        // minutes and 60 seconds of denials; the last changes of the limits. Trees: nodes are at worst half empty.
         let names = 3 * MAX_NAME_BYTES as u64;
         let lazy = denials::MOST_BYTES as u64 + history::MOST_BYTES as u64;
-        let key = size_of::<Entry>() as u64 + 512 * (24 + 16) + 1_024 + 75 * 24 + lazy + names;
+        let key = size_of::<Entry>() as u64 + 512 * 24 + 64 * 136 + 1_024 + 216 + 75 * 24 + lazy + names;
         // A reservation and its place in its tree, its three timers, and two knots of its fading; of one that ended, its last
         // state.
         let reservation = Reservation::MOST_BYTES as u64 + 860;

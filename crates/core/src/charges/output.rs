@@ -16,9 +16,12 @@ const PARTS: usize = 8;
 /// Of each sub-bucket of a second, its last microsecond.
 const LAST_MICROS: [u32; PARTS] = [124_999, 249_999, 374_999, 499_999, 624_999, 749_999, 874_999, 999_999];
 
+/// Sub-buckets of the first half of a second.
+const HALF: usize = PARTS / 2;
+
 /// Output of a key in the trailing minute.
 ///
-/// Holds at most 61 seconds of 112 bytes, none while idle.
+/// Holds at most 61 seconds of 136 bytes, none while idle.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
     /// Ascending in time; those in which something was produced.
@@ -32,13 +35,21 @@ pub struct Second {
     /// Since the epoch.
     number: u64,
     sum: u64,
-    /// Of each sub-bucket.
+    /// By streams that produced in the whole second: of each sub-bucket alike, and of the last one of each half what could not be
+    /// shared out.
+    each: u64,
+    rests: [u64; 2],
+    /// Of each sub-bucket, by other streams.
     tokens: [u64; PARTS],
-    /// Of each sub-bucket with tokens, its newest charge, in microseconds of the second.
+    /// Of each sub-bucket with such tokens, its newest charge, in microseconds of the second.
     newest: [u32; PARTS],
 }
 
 impl Second {
+    const fn new(number: u64) -> Self {
+        Self { number, sum: 0, each: 0, rests: [0; 2], tokens: [0; PARTS], newest: [0; PARTS] }
+    }
+
     /// Tokens that leave the window within this second of departures.
     #[must_use]
     pub const fn tokens(&self) -> u64 {
@@ -53,15 +64,73 @@ impl Second {
 
     /// The sub-buckets in the order in which they leave: the instant, and the tokens that leave then.
     pub fn departures(&self) -> impl Iterator<Item = (Timestamp, u64)> + use<> {
-        let second = *self;
+        let second = self.by_part();
         (0..PARTS)
             .filter(move |part| second.tokens[*part] > 0)
             .map(move |part| (second.leaves_at(part), second.tokens[part]))
     }
 
+    /// The same with all tokens at their sub-buckets.
+    fn by_part(&self) -> Self {
+        let mut second = Self { each: 0, rests: [0; 2], ..*self };
+        for (part, tokens) in second.tokens.iter_mut().enumerate() {
+            let rest = if part % HALF == HALF - 1 { self.rests[part / HALF] } else { 0 };
+            let whole = self.each.saturating_add(rest);
+            if whole > 0 {
+                *tokens = tokens.saturating_add(whole);
+                second.newest[part] = LAST_MICROS[part];
+            }
+        }
+        second
+    }
+
     fn leaves_at(&self, part: usize) -> Timestamp {
         let charged = self.number.saturating_mul(MICROS_PER_SECOND).saturating_add(self.newest[part].into());
         Timestamp::from_micros(charged).after(WINDOW)
+    }
+
+    /// Charges what one stream produced evenly in the whole second. What cannot be shared out evenly goes to the ends of its
+    /// halves: no token is charged before it was produced, and none a second later.
+    fn charge_evenly(&mut self, tokens: u64) {
+        self.sum = self.sum.saturating_add(tokens);
+        self.each = self.each.saturating_add(tokens / PARTS as u64);
+        let rest = tokens % PARTS as u64;
+        self.rests[0] += rest / 2;
+        self.rests[1] += rest - rest / 2;
+    }
+
+    /// Charges a sub-bucket at this microsecond of the second.
+    fn charge(&mut self, part: usize, micros: u32, tokens: u64) {
+        self.sum = self.sum.saturating_add(tokens);
+        self.newest[part] = if self.tokens[part] > 0 { self.newest[part].max(micros) } else { micros };
+        self.tokens[part] += tokens;
+    }
+
+    /// Charges each sub-bucket at its end.
+    fn charge_parts(&mut self, parts: &[u64; PARTS]) {
+        for (part, tokens) in parts.iter().enumerate().filter(|(_, tokens)| **tokens > 0) {
+            self.sum = self.sum.saturating_add(*tokens);
+            self.newest[part] = LAST_MICROS[part];
+            self.tokens[part] += tokens;
+        }
+    }
+
+    /// Drops what has left the window at `now`, and answers how much that is.
+    fn expire(&mut self, now: Timestamp) -> u64 {
+        let before = self.sum;
+        if (self.each, self.rests) != (0, [0; 2]) {
+            *self = self.by_part();
+        }
+        for part in 0..PARTS {
+            if self.tokens[part] > 0 {
+                if self.leaves_at(part) > now {
+                    break;
+                }
+                self.sum = self.sum.saturating_sub(self.tokens[part]);
+                self.tokens[part] = 0;
+            }
+        }
+        before - self.sum
     }
 }
 
@@ -69,15 +138,9 @@ impl Output {
     /// Drops what has left the window at `now`. The other methods count what was in the window at the last call.
     pub fn expire(&mut self, now: Timestamp) {
         while let Some(oldest) = self.seconds.front_mut().filter(|oldest| oldest.leaves_in() <= now.as_seconds()) {
-            for part in 0..PARTS {
-                let tokens = oldest.tokens[part];
-                if tokens > 0 && oldest.leaves_at(part) <= now {
-                    oldest.tokens[part] = 0;
-                    oldest.sum = oldest.sum.saturating_sub(tokens);
-                    self.sum = self.sum.saturating_sub(tokens);
-                }
-            }
-            if oldest.tokens != [0; PARTS] {
+            let left = if oldest.leaves_in() < now.as_seconds() { oldest.sum } else { oldest.expire(now) };
+            self.sum = self.sum.saturating_sub(left);
+            if oldest.leaves_in() == now.as_seconds() && oldest.sum > 0 {
                 break;
             }
             self.seconds.pop_front();
@@ -112,44 +175,48 @@ impl Output {
         self.seconds.iter()
     }
 
-    /// Charges `tokens`, at most 2^40, that were produced evenly between `from` and `to` (contract C3): each sub-bucket gets
-    /// what was complete by its end, the newest one the remainder. What falls more than 60 s before `to` is not counted.
+    /// Charges `tokens`, at most 2^40, that were produced evenly between `from` and `to` (contract C3): each second gets what
+    /// was complete by its end, the newest sub-bucket the remainder. What falls more than 60 s before `to` is not counted.
     ///
-    /// At most 481 steps, however long the span.
+    /// At most 62 steps, however long the span.
     pub fn spread(&mut self, from: Timestamp, to: Timestamp, tokens: u64) {
         if tokens == 0 {
             return;
         }
         let mut shares = Shares::new(from, to, tokens);
+        self.sum = self.sum.saturating_add(shares.left);
         let mut place = self.place_of(shares.second());
-        while let Some((number, parts)) = shares.next_second() {
-            let sum = parts.iter().sum();
-            if sum > 0 {
-                self.sum = self.sum.saturating_add(sum);
-                let second = self.second(&mut place, number);
-                second.sum = second.sum.saturating_add(sum);
-                if parts.contains(&0) {
-                    for (part, _) in parts.iter().enumerate().filter(|(_, tokens)| **tokens > 0) {
-                        second.newest[part] = LAST_MICROS[part];
-                    }
-                } else {
-                    second.newest = LAST_MICROS;
+        while shares.ahead() > 0 {
+            if !shares.is_whole() {
+                let number = shares.second();
+                let (parts, tokens) = shares.parts();
+                if tokens > 0 {
+                    self.second(&mut place, number).charge_parts(&parts);
                 }
-                for (counted, tokens) in second.tokens.iter_mut().zip(parts) {
-                    *counted += tokens;
+                continue;
+            }
+            // Nearly always on a busy key, and much cheaper: seconds that are there already.
+            for second in self.seconds.range_mut(place..) {
+                if second.number != shares.second() || !shares.is_whole() {
+                    break;
+                }
+                second.charge_evenly(shares.whole());
+                place += 1;
+            }
+            if shares.is_whole() {
+                let number = shares.second();
+                let tokens = shares.whole();
+                if tokens > 0 {
+                    self.second(&mut place, number).charge_evenly(tokens);
                 }
             }
         }
         if shares.left > 0 {
             let micros = u32::try_from(to.as_micros() % MICROS_PER_SECOND).unwrap_or(0);
             let part = LAST_MICROS.partition_point(|last| *last < micros);
-            self.sum = self.sum.saturating_add(shares.left);
             // It may be the one that came last.
             place = place.saturating_sub(1);
-            let second = self.second(&mut place, to.as_seconds());
-            second.sum = second.sum.saturating_add(shares.left);
-            second.newest[part] = if second.tokens[part] > 0 { second.newest[part].max(micros) } else { micros };
-            second.tokens[part] += shares.left;
+            self.second(&mut place, to.as_seconds()).charge(part, micros, shares.left);
         }
     }
 
@@ -170,8 +237,7 @@ impl Output {
                 *place += 1;
             }
             if self.seconds.get(*place).is_none_or(|second| second.number != number) {
-                let new = Second { number, sum: 0, tokens: [0; PARTS], newest: [0; PARTS] };
-                self.seconds.insert(*place, new);
+                self.seconds.insert(*place, Second::new(number));
             }
         }
         *place += 1;
@@ -179,19 +245,26 @@ impl Output {
     }
 }
 
-/// What each sub-bucket gets that ends before a stream's time does; the newest one gets what is left.
+/// What comes within some time, and the part of a token beyond that, in 1/[`Shares::span`].
+#[derive(Clone, Copy)]
+struct Rate {
+    tokens: u64,
+    rest: u64,
+}
+
+/// What each second gets of the sub-buckets that end before a stream's time does; the newest one gets what is left.
 struct Shares {
     left: u64,
     /// The next sub-bucket, and the newest.
     number: u64,
     last: u64,
-    /// What the next one gets, and the part of a token that is complete by its end, in 1/`span`.
-    next: u64,
+    /// What the first one gets, of which the stream may have missed the beginning.
+    first: Option<u64>,
+    /// The part of a token that is complete by the end of the last one that got its share or of the first, in 1/`span`.
     rest: u64,
     span: u64,
-    /// What comes within a sub-bucket.
-    each: u64,
-    each_rest: u64,
+    by_part: Rate,
+    by_second: Rate,
 }
 
 impl Shares {
@@ -200,22 +273,32 @@ impl Shares {
         let span = since(to).max(1);
         // tokens * elapsed / span, and what is left over.
         let by_elapsed = |elapsed: u64| {
-            if let Some(product) = tokens.checked_mul(elapsed) {
+            let (tokens, rest) = if let Some(product) = tokens.checked_mul(elapsed) {
                 // Nearly always, and much cheaper.
-                return (product / span, product % span);
-            }
-            let (product, span) = (u128::from(tokens) * u128::from(elapsed), u128::from(span));
-            (u64::try_from(product / span).unwrap_or(u64::MAX), u64::try_from(product % span).unwrap_or(0))
+                (product / span, product % span)
+            } else {
+                let (product, span) = (u128::from(tokens) * u128::from(elapsed), u128::from(span));
+                (u64::try_from(product / span).unwrap_or(u64::MAX), u64::try_from(product % span).unwrap_or(0))
+            };
+            Rate { tokens, rest }
         };
         let (number, last) = (number_at(from).max(number_at(to.before(WINDOW))), number_at(to));
-        let (before, _) = by_elapsed(since(start_of(number)));
-        let (by, rest) = by_elapsed(since(start_of(number + 1)));
-        let (each, each_rest) = by_elapsed(SUB_BUCKET_MICROS);
-        let mut shares =
-            Self { left: tokens - before, number, last, next: by.saturating_sub(before), rest, span, each, each_rest };
+        let before = by_elapsed(since(start_of(number))).tokens;
+        let by_first = by_elapsed(since(start_of(number + 1)));
+        let mut shares = Self {
+            left: tokens - before,
+            number,
+            last,
+            first: Some(by_first.tokens.saturating_sub(before)),
+            rest: by_first.rest,
+            span,
+            by_part: by_elapsed(SUB_BUCKET_MICROS),
+            by_second: by_elapsed(MICROS_PER_SECOND),
+        };
         if number < last && start_of(number + 1).after(WINDOW).as_micros() <= to.as_micros() + 1 {
             // It leaves the window with `to`.
-            shares.give(&mut [0]);
+            shares.left -= shares.first.take().unwrap_or(0);
+            shares.number += 1;
         }
         shares
     }
@@ -225,34 +308,46 @@ impl Shares {
         self.number / PARTS as u64
     }
 
-    /// Gives so many sub-buckets what they get.
-    fn give(&mut self, parts: &mut [u64]) {
-        let Self { span, each, each_rest, .. } = *self;
-        let (mut next, mut rest) = (self.next, self.rest);
-        for part in &mut *parts {
-            *part = next;
-            rest += each_rest;
-            // By arithmetic: nothing foresees which way a branch would go.
-            let more = u64::from(rest >= span);
-            rest -= span * more;
-            next = each + more;
-        }
-        (self.next, self.rest) = (next, rest);
-        self.number += parts.len() as u64;
-        self.left -= parts.iter().sum::<u64>();
+    /// What comes within the next part or second.
+    const fn step(&mut self, rate: Rate) -> u64 {
+        self.rest += rate.rest;
+        // By arithmetic: nothing foresees which way a branch would go.
+        let more = (self.rest >= self.span) as u64;
+        self.rest -= self.span * more;
+        rate.tokens + more
     }
 
-    /// What the sub-buckets of the next second get.
-    fn next_second(&mut self) -> Option<(u64, [u64; PARTS])> {
-        let (second, mut parts) = (self.second(), [0; PARTS]);
-        let first = usize::try_from(self.number % PARTS as u64).unwrap_or(0);
-        match usize::try_from(self.last.checked_sub(self.number)?).unwrap_or(PARTS) {
-            0 => return None,
-            // Nearly always, and much cheaper.
-            PARTS.. if first == 0 => self.give(&mut parts),
-            count => self.give(&mut parts[first..PARTS.min(first.saturating_add(count))]),
+    /// How many sub-buckets come before the newest.
+    const fn ahead(&self) -> u64 {
+        self.last.saturating_sub(self.number)
+    }
+
+    /// Whether the stream produced in the whole of the next second.
+    const fn is_whole(&self) -> bool {
+        self.number.is_multiple_of(PARTS as u64) && self.ahead() >= PARTS as u64 && self.first.is_none()
+    }
+
+    /// What the next second gets, where the stream produced in all of it.
+    const fn whole(&mut self) -> u64 {
+        let tokens = self.step(self.by_second);
+        self.number += PARTS as u64;
+        self.left -= tokens;
+        tokens
+    }
+
+    /// What the sub-buckets of the next second get, and the sum.
+    fn parts(&mut self) -> ([u64; PARTS], u64) {
+        let (mut parts, mut sum) = ([0; PARTS], 0);
+        let first = self.number % PARTS as u64;
+        let end = (first + self.ahead()).min(PARTS as u64);
+        for part in first..end {
+            let tokens = self.first.take().unwrap_or_else(|| self.step(self.by_part));
+            parts[usize::try_from(part).unwrap_or(0)] = tokens;
+            sum += tokens;
         }
-        Some((second, parts))
+        self.number += end - first;
+        self.left -= sum;
+        (parts, sum)
     }
 }
 

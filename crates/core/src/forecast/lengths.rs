@@ -110,7 +110,8 @@ impl Memory {
 
     /// A stream has gone through the bins from `from` to before `to`.
     fn pass(&mut self, from: usize, to: usize) {
-        if self.reached[from..to].iter().any(|reached| *reached > u16::MAX - ONE) {
+        // To the end, whatever it finds: several at once.
+        if self.reached[from..to].iter().fold(false, |any, reached| any | (*reached > u16::MAX - ONE)) {
             self.halve();
         }
         for reached in &mut self.reached[from..to] {

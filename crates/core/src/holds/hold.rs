@@ -152,18 +152,16 @@ impl Hold {
 
     /// Where the slope changes after that, and by how much in 1/[`SECOND`], in the order of time. Each change is shared by the
     /// second that is named and the one after it.
-    pub(super) fn knots(&self) -> [(u64, Line, Line); MARKS.len()] {
+    pub(super) fn knots(&self) -> impl Iterator<Item = (u64, Line, Line)> + use<'_> {
         let (first, fraction) = (self.since.as_seconds(), self.fraction());
-        let mut knots = [(0, Line::default(), Line::default()); MARKS.len()];
-        for (mark, knot) in knots.iter_mut().enumerate() {
-            let mut change = self.slopes.get(mark + 1).copied().unwrap_or_default();
-            change.subtract(self.slopes[mark]);
+        let after = self.slopes[1..].iter().copied().chain([Line::default()]);
+        MARKS.iter().zip(&self.slopes).zip(after).map(move |((mark, slope), mut change)| {
+            change.subtract(*slope);
             let later = change.times(fraction);
             let mut sooner = change.times(SECOND);
             sooner.subtract(later);
-            *knot = (first + MARKS[mark], sooner, later);
-        }
-        knots
+            (first + mark, sooner, later)
+        })
     }
 
     /// What a second of fading takes of a hold of so many tokens.
@@ -173,15 +171,15 @@ impl Hold {
         // Rounded up, so that half a fading leaves half and not a token more. At most 2^40 tokens, with 16 digits.
         Fade {
             held: (tokens << TOKEN_DIGITS).div_ceil(seconds).into(),
-            produced: (self.top.produced / course).into(),
-            reach: (self.reach / seconds).into(),
+            produced: self.top.produced / course,
+            reach: i64::try_from(self.reach / seconds).unwrap_or(i64::MAX),
         }
     }
 
     /// What `fade` has taken by `second`, which is not before the fading began.
     pub(super) fn faded_by(&self, second: u64, fade: &Fade) -> Fade {
-        let seconds = i128::from(second - self.end);
-        Fade { produced: fade.produced * i128::from(second - self.fades_from), ..fade.times(seconds) }
+        let since = |from: u64| i64::try_from(second - from).unwrap_or(i64::MAX);
+        Fade { produced: fade.produced * since(self.fades_from), ..fade.times(since(self.end)) }
     }
 
     pub(super) fn held(tokens: u64) -> i128 {
@@ -244,8 +242,8 @@ fn top(base: i64, slopes: &[Line; MARKS.len()]) -> Line {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fade {
     pub(super) held: i128,
-    pub(super) produced: i128,
-    pub(super) reach: i128,
+    pub(super) produced: i64,
+    pub(super) reach: i64,
 }
 
 impl Fade {
@@ -255,7 +253,8 @@ impl Fade {
         self.reach += other.reach;
     }
 
-    pub(super) fn times(self, factor: i128) -> Self {
-        Self { held: self.held * factor, produced: self.produced * factor, reach: self.reach * factor }
+    pub(super) fn times(self, factor: i64) -> Self {
+        let held = self.held * i128::from(factor);
+        Self { held, produced: self.produced * factor, reach: self.reach * factor }
     }
 }

@@ -8,13 +8,15 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use core::time::Duration;
 
 use super::{KeyState, Rules};
-use crate::forecast;
+use crate::forecast::{self, Course};
 use crate::holds::{Hold, Holds};
 use crate::reservation::{CohortId, Held, Number, Reservation};
 use crate::time::{Timestamp, micros};
+use crate::window::WINDOW;
 
 /// How long a cohort takes in streams.
 const SPAN: Duration = Duration::from_millis(500);
@@ -27,6 +29,13 @@ pub(super) struct Cohort {
     /// When its streams were admitted, more or less.
     pub(super) began: Timestamp,
     pub(super) micros_per_token: u64,
+}
+
+impl Cohort {
+    /// Whether it has no stream, and will not get one again.
+    fn is_over(&self, id: CohortId, now: Timestamp) -> bool {
+        self.streams == 0 && id.number < number_at(now)
+    }
 }
 
 /// The cohorts of a key. One without streams stays until its time to take some in has ended.
@@ -44,9 +53,10 @@ impl Cohorts {
 
     /// Forgets a cohort that has no stream, and will not get one again.
     pub(super) fn forget(&mut self, id: CohortId, now: Timestamp) -> bool {
-        let over = id.number < number_at(now) && self.0.get(&id).is_none_or(|cohort| cohort.streams == 0);
+        let Entry::Occupied(entry) = self.0.entry(id) else { return true };
+        let over = entry.get().is_over(id, now);
         if over {
-            self.0.remove(&id);
+            entry.remove();
         }
         over
     }
@@ -57,11 +67,12 @@ impl Cohorts {
             Held::Nothing => {}
             Held::Alone(hold) => holds.remove(&hold),
             Held::Cohort(id) => {
-                let Some(cohort) = self.0.get_mut(&id) else { return };
+                let Entry::Occupied(mut entry) = self.0.entry(id) else { return };
+                let cohort = entry.get_mut();
                 holds.remove_like(&cohort.hold, live.reserved.generated);
                 cohort.streams -= 1;
-                if cohort.streams == 0 {
-                    self.forget(id, now);
+                if cohort.is_over(id, now) {
+                    entry.remove();
                 }
             }
         }
@@ -80,6 +91,40 @@ impl Cohorts {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// What is expected of a stream that begins: worked out anew once the key has learned a little, not with each answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beginning {
+    most: u64,
+    micros_per_token: u64,
+    course: Course,
+    /// When it was worked out.
+    at: Timestamp,
+    /// Reports and answers since.
+    lessons: u32,
+}
+
+impl Beginning {
+    /// Reports and answers after which it is worked out anew.
+    const LESSONS: u32 = 4;
+    /// It is good for paces that differ by less than one part in this many.
+    const PACE_PARTS: u64 = 32;
+
+    /// Whether it is too old, whatever was learned. An idle key keeps none.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        self.at.after(WINDOW) <= now
+    }
+
+    fn is_good_for(&self, most: u64, micros_per_token: u64) -> bool {
+        self.lessons < Self::LESSONS
+            && self.most == most
+            && self.micros_per_token.abs_diff(micros_per_token) < self.micros_per_token / Self::PACE_PARTS
+    }
+
+    pub(super) const fn learn(&mut self) {
+        self.lessons = self.lessons.saturating_add(1);
     }
 }
 
@@ -102,21 +147,41 @@ impl KeyState {
             return Held::Nothing;
         }
         let id = CohortId { number: number_at(self.now), most };
-        if self.cohorts.get(id).is_none() {
-            let course = self.course(0, Some(most), micros_per_token, limit, rules);
+        if let Some(cohort) = self.cohorts.get_mut(id) {
+            cohort.streams += 1;
+            self.holds.insert_like(&cohort.hold, tokens);
+        } else {
+            let course = self.beginning(most, micros_per_token, limit, rules);
             let duration = forecast::duration(course.total, micros_per_token);
             // As if all began in the middle of that time, some a little sooner, some later; but all are held until the last of
             // them is expected to end.
             let began = Timestamp::from_micros(id.number * micros(SPAN)).after(SPAN / 2);
             let hold = Hold::new(&course, began, began, duration + SPAN / 2);
-            self.cohorts.0.insert(id, Box::new(Cohort { hold, streams: 0, began, micros_per_token }));
+            self.holds.insert_like(&hold, tokens);
+            self.cohorts.0.insert(id, Box::new(Cohort { hold, streams: 1, began, micros_per_token }));
             self.look_after_cohort(id);
         }
-        if let Some(cohort) = self.cohorts.get_mut(id) {
-            cohort.streams += 1;
-            self.holds.insert_like(&cohort.hold, tokens);
-        }
         Held::Cohort(id)
+    }
+
+    /// The key has learned something about its answers.
+    pub(super) fn on_lesson(&mut self) {
+        if let Some(known) = &mut self.beginning {
+            known.learn();
+        }
+    }
+
+    /// What a stream is expected to do that begins now.
+    fn beginning(&mut self, most: u64, micros_per_token: u64, limit: u64, rules: &Rules<'_>) -> Course {
+        let good = self.beginning.as_ref().filter(|known| known.is_good_for(most, micros_per_token));
+        if let Some(known) = good.filter(|_| !self.needs_fallback()) {
+            let mut course = known.course;
+            course.reach = self.stream_reach(course.most, micros_per_token, limit, rules);
+            return course;
+        }
+        let course = self.course(0, Some(most), micros_per_token, limit, rules);
+        self.beginning = Some(Box::new(Beginning { most, micros_per_token, course, at: self.now, lessons: 0 }));
+        course
     }
 
     /// Holds a stream by itself from here on.

@@ -81,8 +81,9 @@ impl KeyState {
             let prompt = live.charged;
             let elapsed = self.now.since(live.reported_at);
             let pace = self.pace(generated_tokens, live.generated, elapsed, rules);
-            let limit = self.limits(rules).generated;
+            let limit = self.generated_limit(rules);
             self.lengths.on_progress(live.generated, generated_tokens, limit);
+            self.on_lesson();
             if let Some(shown) = pace_shown(elapsed, generated_tokens - live.generated, live.generated == 0) {
                 self.figures.on_pace(shown);
             }
@@ -127,8 +128,9 @@ impl KeyState {
         let known = reservation.generated;
         let elapsed = self.now.since(reservation.reported_at);
         let tokens = self.book(&mut reservation, prompt, generated, rules);
+        let limit = self.generated_limit(rules);
         if outcome == SettleOutcome::Applied {
-            self.watch.on_output(self.now, self.generated.sum(), self.limits(rules).generated);
+            self.watch.on_output(self.now, self.generated.sum(), limit);
         }
         // A record is needed only where neither the issued numbers nor the time in the id will tell.
         let outlived = self.now > ticket.admitted_at.after(ticket.ttl);
@@ -136,12 +138,13 @@ impl KeyState {
             self.remember(number, reservation.expires_at.max(self.now), None);
         }
         // Clamped as every ask is: one absurd count must not move the forecast of a whole model.
-        let generated = reservation.generated.min(self.limits(rules).generated);
+        let generated = reservation.generated.min(limit);
         let used = Tokens::new(prompt[0], prompt[1], generated);
         let pace = pace_shown(elapsed, generated.saturating_sub(known), known == 0);
         let sample = Sample { used, micros_per_token: pace.filter(|_| outcome == SettleOutcome::Applied) };
         self.figures.on_settled(&sample);
-        self.lengths.on_end(known.min(generated), generated, self.limits(rules).generated);
+        self.lengths.on_end(known.min(generated), generated, limit);
+        self.on_lesson();
         Ok(Booked { outcome, clamped, tokens, sample: Some(sample) })
     }
 
@@ -184,10 +187,9 @@ impl KeyState {
 
     /// The timer of a reservation, which may have been renewed since it was set.
     pub(super) fn on_expiry(&mut self, number: Number) {
-        let Some(live) = self.live.get_mut(&number) else { return };
+        let Some(live) = self.live.get(&number) else { return };
         if live.expires_at > self.now {
-            live.timer_at = live.expires_at;
-            self.expiries.insert((live.timer_at, number));
+            self.expiries.set(live.expires_at, number, &self.live);
         } else if let Some(live) = self.take_live(number) {
             self.expired += 1;
             self.remember(number, live.expires_at, Some(live));
@@ -196,11 +198,10 @@ impl KeyState {
 
     fn known(&mut self, ticket: &Ticket, rules: &Rules<'_>) -> Known {
         let number = ticket.number;
-        if self.live.get(&number).is_some_and(|live| live.expires_at <= self.now) {
-            self.on_expiry(number);
-        }
-        if self.live.contains_key(&number) {
-            return Known::Live;
+        match self.live.get(&number) {
+            Some(live) if live.expires_at > self.now => return Known::Live,
+            Some(_) => self.on_expiry(number),
+            None => {}
         }
         match self.ended.get(&number) {
             Some(ended) if ended.until <= self.now => Known::Forgotten,
@@ -221,11 +222,10 @@ impl KeyState {
         })
     }
 
-    /// Takes a reservation out of the live ones, with its hold and its timer.
+    /// Takes a reservation out of the live ones, with its hold.
     fn take_live(&mut self, number: Number) -> Option<Box<Reservation>> {
         let mut live = self.live.remove(&number)?;
         self.cohorts.let_go(&mut self.holds, &mut live, self.now);
-        self.expiries.remove(&(live.timer_at, number));
         Some(live)
     }
 
@@ -237,12 +237,14 @@ impl KeyState {
 
     /// Charges what is new, each token when it happened (C3), and tells the law what is stated for the first time.
     fn book(&mut self, reservation: &mut Reservation, prompt: [u64; 2], generated: u64, rules: &Rules<'_>) -> Tokens {
-        let admitted_at = reservation.admitted_at.min(self.now);
-        let in_window = admitted_at.after(WINDOW) > self.now;
-        if !self.prompt.correct(admitted_at, reservation.charged, prompt) && in_window && prompt != [0, 0] {
-            self.prompt.charge(admitted_at, prompt);
+        if reservation.charged != prompt {
+            let admitted_at = reservation.admitted_at.min(self.now);
+            let in_window = admitted_at.after(WINDOW) > self.now;
+            if !self.prompt.correct(admitted_at, reservation.charged, prompt) && in_window && prompt != [0, 0] {
+                self.prompt.charge(admitted_at, prompt);
+            }
+            reservation.charged = prompt;
         }
-        reservation.charged = prompt;
         let produced = generated.saturating_sub(reservation.generated);
         self.generated.spread(reservation.reported_at.min(self.now), self.now, produced);
         reservation.generated += produced;
@@ -260,7 +262,7 @@ impl KeyState {
     fn revise(&mut self, number: Number, live: &mut Reservation, pace: u64, rules: &Rules<'_>) {
         let declared = live.stated.and_then(|stated| stated.max_generated_tokens);
         // By the published limit: a stream that was admitted produces what it produces, squeezed or not.
-        let limit = self.limits(rules).generated;
+        let limit = self.generated_limit(rules);
         let course = self.course(live.generated, declared, pace, limit, rules);
         let duration = forecast::duration(course.total, pace);
         let hold = Hold::new(&course, live.admitted_at, self.now, duration);

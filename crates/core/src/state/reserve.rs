@@ -202,11 +202,10 @@ impl KeyState {
             generated: 0,
             reported_at: self.now,
             held,
-            timer_at: expires_at,
             micros_per_token: pace,
         };
         self.prompt.charge(self.now, reservation.charged);
-        self.expiries.insert((expires_at, number));
+        self.expiries.set(expires_at, number, &self.live);
         self.live.insert(number, Box::new(reservation));
         self.issued.push(number);
         self.ids_good_until = self.ids_good_until.max(expires_at.after(MEMORY));

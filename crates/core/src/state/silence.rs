@@ -138,7 +138,7 @@ impl KeyState {
         let most = hold.most();
         let unreported = (micros(silence) / pace.max(1)).min(most);
         let total = generated.saturating_add(most);
-        let limit = self.limits(rules).generated;
+        let limit = self.generated_limit(rules);
         let course = self.course(generated + unreported, Some(total), pace, limit, rules);
         hold.silent(unreported, &course, self.now)
     }

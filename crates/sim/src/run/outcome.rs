@@ -27,7 +27,7 @@ pub struct Outcome {
 /// What came of one key; a key without requests has none.
 #[derive(Clone, Debug, Default)]
 pub struct KeyOutcome {
-    /// What its windows held.
+    /// What its windows held, where that was kept.
     pub truth: PerWindow<WindowTruth>,
     /// Tokens it asked for.
     pub asked: Tokens,

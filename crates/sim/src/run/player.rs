@@ -7,7 +7,7 @@ use tidegate_core::forecast::Sample;
 use tidegate_core::window::Tokens;
 
 use super::outcome::{KeyOutcome, Record};
-use super::{Setup, add, at};
+use super::{Keep, Setup, add, at};
 use crate::policy::{Limiter, Policy, Stream, Surroundings, Verdict, World};
 use crate::truth::Truth;
 use crate::workload::{Arrival, Span, Workload};
@@ -64,7 +64,7 @@ pub(super) struct Player<'a> {
     streams: Vec<Stream>,
     free: Vec<usize>,
     events: BinaryHeap<Reverse<Event>>,
-    truth: Truth,
+    truth: Option<Truth>,
     outcome: KeyOutcome,
 }
 
@@ -81,6 +81,7 @@ impl<'a> Player<'a> {
         let rules = &setup.rules[key];
         let world =
             World { name: &workload.keys[key], rules, forecast: setup.forecast, cache_known: setup.cache_known };
+        let course = setup.keep == Keep::Course;
         let record = Record { first_second: span.first_ms.div_ceil(1_000), ..Record::default() };
         let every = setup.progress_every.map(|every| u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1));
         Self {
@@ -93,8 +94,8 @@ impl<'a> Player<'a> {
             streams: Vec::new(),
             free: Vec::new(),
             events: BinaryHeap::new(),
-            truth: Truth::new(span, rules.floors(), setup.record),
-            outcome: KeyOutcome { record: setup.record.then_some(record), ..KeyOutcome::default() },
+            truth: (setup.keep != Keep::Decisions).then(|| Truth::new(span, rules.floors(), course)),
+            outcome: KeyOutcome { record: course.then_some(record), ..KeyOutcome::default() },
         }
     }
 
@@ -132,7 +133,9 @@ impl<'a> Player<'a> {
         }
         self.outcome.admitted += 1;
         add(&mut self.outcome.tokens, tokens);
-        self.truth.admit(&request);
+        if let Some(truth) = &mut self.truth {
+            truth.admit(&request);
+        }
         if self.free.pop().is_none() {
             self.streams.push(stream);
         } else {
@@ -188,7 +191,7 @@ impl<'a> Player<'a> {
     }
 
     pub(super) fn finish(mut self) -> KeyOutcome {
-        let (windows, held) = self.truth.finish();
+        let (windows, held) = self.truth.map(Truth::finish).unwrap_or_default();
         self.outcome.truth = windows;
         if let (Some(record), Some(held)) = (&mut self.outcome.record, held) {
             record.held = held;

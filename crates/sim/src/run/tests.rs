@@ -62,7 +62,7 @@ fn a_run_is_the_same_every_time_and_every_request_is_answered() {
         progress_every: None,
         cache_known: true,
         capacity: None,
-        record: true,
+        keep: Keep::Course,
         threads: NonZeroUsize::MIN,
     };
     let outcome = run(&workload, Policy::Forecast, &setup, &|_| {});
@@ -71,4 +71,10 @@ fn a_run_is_the_same_every_time_and_every_request_is_answered() {
     assert_eq!(outcome.requests - outcome.admitted, record.rate_limited.len() as u64);
     assert_eq!(outcome.tokens.generated, 300 * outcome.admitted);
     assert_eq!(outcome.tokens_denied.generated, 300 * (900 - outcome.admitted));
+    // What is kept of it changes nothing.
+    for keep in [Keep::Decisions, Keep::Truth] {
+        let less = run(&workload, Policy::Forecast, &Setup { keep, ..setup }, &|_| {});
+        assert_eq!((less.admitted, less.tokens), (outcome.admitted, outcome.tokens));
+        assert_eq!(less.keys[0].truth.generated.peak > 0, keep == Keep::Truth);
+    }
 }

@@ -8,7 +8,7 @@ use super::{LineFault, MAX_COUNT, MAX_NAME_BYTES, RowRef};
 pub(super) const REQUIRED: [&str; 5] = ["t_ms", "account", "model", "prompt_tokens", "generated_tokens"];
 
 /// Where the header puts each column, from 0.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Columns {
     at_ms: usize,
     account: usize,

@@ -131,11 +131,13 @@ proptest! {
         let line = fields.join(",");
         let mut splitter = fields::Splitter::default();
         let columns = line::Columns::parse(&splitter.split(NAMES).expect("no quotes")).expect("all are there");
-        let short = plain::parse(&columns.roles, &line);
+        let text = [&line, "\n", &line].concat();
+        let short = plain::parse(&columns.roles, text.as_bytes());
         let mut splitter = fields::Splitter::default();
         let long = splitter.split(&line).and_then(|fields| columns.parse_row(fields));
         if let Some(row) = short {
-            prop_assert_eq!(Ok(row), long);
+            prop_assert_eq!(row.row(text.as_bytes()).ok_or(LineFault::NotUtf8), long);
+            prop_assert_eq!(row.length, line.len() + 1);
         } else if let Ok(row) = long {
             let odd = !line.is_ascii() || line.contains(['"', '\u{7f}']) || line.contains("0000") || line.contains("nnnn");
             prop_assert!(odd, "{:?}: {:?}", line, row);

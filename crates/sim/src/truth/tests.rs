@@ -1,6 +1,6 @@
 use super::*;
 
-fn request(at_ms: u64, generated_tokens: u64, duration_ms: u64) -> Arrival {
+fn request(at_ms: u64, generated_tokens: u64, duration_ms: u32) -> Arrival {
     Arrival {
         at_ms,
         key: 0,

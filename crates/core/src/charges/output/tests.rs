@@ -36,7 +36,8 @@ fn output_older_than_a_minute_does_not_count() {
 }
 
 proptest! {
-    /// The window never counts less than the true trailing minute, nor a charge an eighth of a second older.
+    /// The window never counts less than the true trailing minute, nor a charge an eighth of a second older, but for the up to four
+    /// tokens of a second of a stream that wait for the end of its half.
     #[test]
     fn counting_errs_on_the_safe_side_by_less_than_a_sub_bucket(
         steps in prop::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..90_000), 1..80),
@@ -61,7 +62,7 @@ proptest! {
             // A token counts from when it is complete, so a report can leave one token uncounted at the window's far end.
             let rounding = log.len() as f64;
             prop_assert!(counted + rounding >= exact(60_000), "{counted} < {}", exact(60_000));
-            prop_assert!(counted <= exact(60_125) + rounding, "{counted} > {}", exact(60_125));
+            prop_assert!(counted <= exact(60_125) + 5.0 * rounding, "{counted} > {}", exact(60_125));
             let parts: u64 = departures(&output).into_iter().map(|(_, tokens)| tokens).sum();
             prop_assert_eq!(parts, output.sum());
             // The seconds are in order, each once, and know what is in them.
@@ -76,20 +77,23 @@ proptest! {
         }
     }
 
-    /// Each sub-bucket gets what was complete by its end.
+    /// Each second gets what was complete by its end, and no sub-bucket a token that was not; few wait for the end of a half.
     #[test]
-    fn a_spread_is_exact_in_every_sub_bucket(back in 1_u64..59_000, offset in 0_u64..125, tokens in 1_u64..1 << 40) {
+    fn a_spread_is_exact_by_the_second(back in 1_u64..59_000, offset in 0_u64..1_000, tokens in 1_u64..1 << 40) {
         let (from, to) = (at(100_000 + offset - back), at(100_000 + offset));
         let mut output = Output::default();
         output.spread(from, to, tokens);
-        let mut before = 0;
-        for (leaves_at, counted) in departures(&output) {
+        let mut counted = 0;
+        for (leaves_at, share) in departures(&output) {
+            counted += share;
             let end = Timestamp::from_micros((number_at(leaves_at.before(WINDOW)) + 1) * SUB_BUCKET_MICROS).min(to);
             let by = u128::from(tokens) * u128::from(micros(end.since(from))) / u128::from(micros(to.since(from)));
-            prop_assert_eq!(u128::from(before + counted), by);
-            before += counted;
+            prop_assert!(u128::from(counted) <= by, "{counted} by {end:?}, not {by}");
+            let late = by - u128::from(counted);
+            let whole = end == to || end.as_micros().is_multiple_of(MICROS_PER_SECOND);
+            prop_assert!(late <= if whole { 0 } else { 4 }, "{late} are missing by {end:?}");
         }
-        prop_assert_eq!(before, tokens);
+        prop_assert_eq!(counted, tokens);
     }
 
     /// Nothing is lost between the report and the window: a spread of at most a minute counts in full.

@@ -30,7 +30,8 @@ fn the_margin_of_the_sum_narrows_what_remains() {
     // 1,000 beside it.
     let (alike, varied) = (margin([200, 200]), margin([100, 300]));
     assert!((1_288..1_700).contains(&alike), "{alike}");
-    assert!((2_800..3_400).contains(&varied), "2.576 deviations of the sum, not of each: {varied}");
+    // What is expected of a stream that begins may be three answers old.
+    assert!((2_700..3_400).contains(&varied), "2.576 deviations of the sum, not of each: {varied}");
 }
 
 #[test]

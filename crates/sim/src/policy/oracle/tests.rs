@@ -22,7 +22,7 @@ proptest! {
     /// Every admission keeps every window within its limit for ever, and every refusal would not have.
     #[test]
     fn the_oracle_admits_exactly_what_fits(
-        requests in prop::collection::vec((0_u64..30_000, 1_u64..60, 0_u64..60, 0_u64..80, 0_u64..40_000), 1..25),
+        requests in prop::collection::vec((0_u64..30_000, 1_u64..60, 0_u64..60, 0_u64..80, 0_u32..40_000), 1..25),
     ) {
         let limit = Tokens::new(150, 90, 120);
         let mut key = Oracle { limit, ..Oracle::default() };

@@ -1,0 +1,46 @@
+//! When reservations expire.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BinaryHeap};
+use core::cmp::Reverse;
+
+use crate::reservation::{Number, Reservation};
+use crate::time::Timestamp;
+
+/// The timers of live reservations. Those of ended ones, nearly all, stay until they are due, or are too many: to find each
+/// would cost more.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Expiries(BinaryHeap<Reverse<(Timestamp, Number)>>);
+
+impl Expiries {
+    /// Sets the timer of a reservation. `live` are those that have one.
+    pub(super) fn set(&mut self, at: Timestamp, number: Number, live: &BTreeMap<Number, Box<Reservation>>) {
+        /// So many may have ended before they are looked for.
+        const MOST_ENDED: usize = 64;
+        if self.0.len() > 2 * live.len() + MOST_ENDED {
+            self.0.retain(|Reverse((_, number))| live.contains_key(number));
+        }
+        self.0.push(Reverse((at, number)));
+    }
+
+    /// The next one, which may be that of a reservation that has ended.
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        self.0.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// A reservation whose timer is due, live or not.
+    pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Number> {
+        let Reverse((at, number)) = *self.0.peek()?;
+        (at <= now).then(|| {
+            self.0.pop();
+            number
+        })
+    }
+}
+
+#[cfg(test)]
+impl Expiries {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
