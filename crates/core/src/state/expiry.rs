@@ -31,10 +31,15 @@ impl Expiries {
     /// A reservation whose timer is due, live or not.
     pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Number> {
         let Reverse((at, number)) = *self.0.peek()?;
-        (at <= now).then(|| {
-            self.0.pop();
-            number
-        })
+        if at > now {
+            return None;
+        }
+        self.0.pop();
+        if self.0.is_empty() {
+            // An idle key keeps no room for those that it may have one day.
+            self.0 = BinaryHeap::new();
+        }
+        Some(number)
     }
 }
 
@@ -42,5 +47,25 @@ impl Expiries {
 impl Expiries {
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_key_keeps_no_room_for_timers() {
+        let mut expiries = Expiries::default();
+        for second in 0..60 {
+            expiries.set(
+                Timestamp::from_seconds(second),
+                Number { incarnation: 1, sequence: second },
+                &BTreeMap::new(),
+            );
+        }
+        let mut due = core::iter::from_fn(|| expiries.pop_due(Timestamp::from_seconds(59)));
+        assert!((0..60).all(|second| due.next().is_some_and(|number| number.sequence == second)), "in their order");
+        assert_eq!((due.next(), expiries.0.capacity()), (None, 0));
     }
 }

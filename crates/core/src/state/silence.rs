@@ -37,10 +37,15 @@ pub(super) struct Looks(BinaryHeap<Reverse<(Timestamp, Whom)>>);
 impl Looks {
     pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Whom> {
         let Reverse((at, whom)) = *self.0.peek()?;
-        (at <= now).then(|| {
-            self.0.pop();
-            whom
-        })
+        if at > now {
+            return None;
+        }
+        self.0.pop();
+        if self.0.is_empty() {
+            // An idle key keeps no room for those that it may have one day.
+            self.0 = BinaryHeap::new();
+        }
+        Some(whom)
     }
 }
 
