@@ -8,6 +8,10 @@
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
+use minicbor::encode::Write;
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+
+use crate::record::Numbers;
 use crate::time::Timestamp;
 use crate::window::WINDOW;
 
@@ -143,6 +147,42 @@ impl<const N: usize> Charges<N> {
             }
         }
         WINDOW
+    }
+}
+
+impl<C, const N: usize> Encode<C> for Charges<N> {
+    /// A row of numbers: of each sub-bucket, the microseconds since the one before it, and its tokens.
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.array(((1 + N) * self.buckets.len()) as u64)?;
+        let mut before = Timestamp::ZERO;
+        for Bucket { newest, tokens } in &self.buckets {
+            e.u64(newest.as_micros() - before.as_micros())?;
+            before = *newest;
+            for tokens in tokens {
+                e.u64(*tokens)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'b, C, const N: usize> Decode<'b, C> for Charges<N> {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        let (mut charges, mut numbers) = (Self::default(), Numbers::of(d)?);
+        let mut newest = Timestamp::ZERO;
+        while !numbers.is_over() {
+            newest = Timestamp::from_micros(newest.as_micros().saturating_add(numbers.take()?));
+            let mut tokens = [0; N];
+            for tokens in &mut tokens {
+                *tokens = numbers.take()?;
+            }
+            if charges.buckets.back().is_some_and(|before| before.number() >= number_at(newest)) {
+                return Err(decode::Error::message("two sub-buckets at one place"));
+            }
+            add(&mut charges.sum, tokens);
+            charges.buckets.push_back(Bucket { newest, tokens });
+        }
+        Ok(charges)
     }
 }
 

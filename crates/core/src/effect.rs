@@ -3,6 +3,8 @@
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
+use minicbor::{Decode, Encode};
+
 use crate::key::{KeyRef, LimitKey};
 use crate::policy::Resolved;
 use crate::state::Outlook;
@@ -13,11 +15,13 @@ use crate::window::Window;
 pub const MOST_CHANGES: usize = 100;
 
 /// A number before the write and after it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Turn {
     /// Before.
+    #[n(0)]
     pub before: u64,
     /// After.
+    #[n(1)]
     pub after: u64,
 }
 

@@ -11,6 +11,8 @@
 
 use core::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 use crate::ask::Request;
 use crate::time::micros;
 use crate::window::{PerWindow, Tokens};
@@ -112,15 +114,19 @@ impl ForecastDefaults {
 }
 
 /// What settled requests did: means that forget, in integers. 24 bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Figures {
     /// Samples seen, at most [`MEMORY`].
+    #[n(0)]
     samples: u32,
     /// Mean share of the prompt that the cache did not serve, of 2^16.
+    #[n(1)]
     uncached_share: u32,
     /// Mean of [`scale_of`] generated tokens.
+    #[n(2)]
     scale: u64,
     /// Mean microseconds for a generated token.
+    #[n(3)]
     micros_per_token: u64,
 }
 
@@ -238,11 +244,13 @@ impl Figures {
 }
 
 /// What is believed of a key before it has shown anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Prior {
     /// Means.
+    #[n(0)]
     pub figures: Figures,
     /// How long answers are.
+    #[cbor(n(1), with = "crate::record::counts")]
     pub hazards: Hazards,
 }
 
@@ -255,12 +263,16 @@ impl Prior {
 }
 
 /// What the requests of a model do, all keys together: the prior of its new keys. 900 bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Model {
+    #[n(0)]
     figures: Figures,
+    #[n(1)]
     lengths: Lengths,
+    #[n(2)]
     prior: Prior,
     /// Samples since the prior was made.
+    #[n(3)]
     news: u32,
 }
 

@@ -11,6 +11,8 @@
 //!
 //! The equations are those of `docs/law.md`. Everything is O(1), saturates, and is independent of call order in an epoch.
 
+use minicbor::{Decode, Encode};
+
 use crate::MAX_TOKENS;
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
@@ -90,19 +92,25 @@ impl Bounds {
 /// The law's state of one window. Levels are steps of 1/240 octave; the letters are those of `docs/law.md`.
 ///
 /// The fields are public for the stores. Any values are safe: [`Law::advance`] clamps the levels before it uses them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct WindowLaw {
     /// Limit level, within floor and ceiling.
+    #[n(0)]
     pub p: Level,
     /// Reserve level, `p` to ceiling + `reserve`: while it is high, the limit does not fall.
+    #[n(1)]
     pub v: Level,
     /// Proven level, within floor and ceiling: up to here the limit returns at the faster rate.
+    #[n(2)]
     pub q: Level,
     /// Tokens settled in the open epoch; saturates.
+    #[n(3)]
     pub u: u64,
     /// Whether the open epoch saw a denial of a request that fits the limit.
+    #[n(4)]
     pub den: bool,
     /// Greatest pressure that the open epoch saw, permille.
+    #[n(5)]
     pub br: u16,
 }
 
@@ -207,11 +215,13 @@ impl WindowLaw {
 
 /// The law's state of a limit key: one epoch, three windows that move independently. Bounds and parameters are inputs of
 /// every call, never state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Law {
     /// The open epoch, the one that settlements and denials count in. It never goes back.
+    #[n(0)]
     pub epoch: u64,
     /// The state of each window.
+    #[n(1)]
     pub windows: PerWindow<WindowLaw>,
 }
 

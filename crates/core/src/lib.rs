@@ -24,6 +24,7 @@ pub mod key;
 pub mod law;
 pub mod policy;
 pub mod pressure;
+mod record;
 pub mod reservation;
 pub mod state;
 pub mod time;

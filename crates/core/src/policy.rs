@@ -7,6 +7,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use minicbor::{Decode, Encode};
+
 use crate::key::KeyRef;
 use crate::law::{self, LawParams};
 use crate::time::Timestamp;
@@ -18,6 +20,7 @@ mod check;
 mod enforcement;
 mod origin;
 mod resolve;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -26,6 +29,7 @@ pub use boost::{Boost, BoostLimit};
 pub use enforcement::{Enforcement, EnforcementSwitch};
 pub use origin::{Origin, Origins, Source};
 pub use resolve::Resolved;
+pub use restore::PolicyHead;
 pub use write::{Kind, PolicyWrite, Warning, WriteError, WriteResult, Written, whole_name};
 
 /// The built-in floors, TPM (spec row A2).
@@ -39,11 +43,13 @@ pub const BUILT_IN_DEFAULT_TIER: &str = "tier-1";
 pub const DEFAULT_PROFILE: &str = "default";
 
 /// Floor and ceiling as one source states them, TPM; each 1 to 2^40, or inherited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct PartialBounds {
     /// Lower bound; `None`: inherited.
+    #[n(0)]
     pub floor_tpm: Option<u64>,
     /// Upper bound; `None`: inherited.
+    #[n(1)]
     pub ceiling_tpm: Option<u64>,
 }
 
@@ -67,71 +73,93 @@ impl PartialBounds {
 }
 
 /// A tier's bounds for one model and variant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ModelBounds {
     /// The model.
+    #[n(0)]
     pub model: String,
     /// Its variant, exactly; empty for the regular one.
+    #[n(1)]
     pub variant: String,
     /// What applies.
+    #[n(2)]
     pub bounds: WindowBounds,
 }
 
 /// An account's spending tier.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Tier {
     /// Its name.
+    #[n(0)]
     pub name: String,
     /// What applies on every model.
+    #[n(1)]
     pub bounds: WindowBounds,
     /// What applies on some models instead; at most 1,000.
+    #[n(2)]
     pub models: Vec<ModelBounds>,
     /// The law profile; empty: `default`.
+    #[n(3)]
     pub law_profile: String,
     /// Whether its accounts' limits are enforced; `None`: as the global switch says.
+    #[n(4)]
     pub enforcement: Option<Enforcement>,
     /// 1 at creation, or more where entries of this kind were deleted before; one more with every write.
+    #[n(5)]
     pub revision: u64,
 }
 
 /// A configured account.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Account {
     /// Its name.
+    #[n(0)]
     pub name: String,
     /// Its tier; empty: the default tier.
+    #[n(1)]
     pub tier: String,
     /// Whether every request is refused.
+    #[n(2)]
     pub blocked: bool,
     /// Whether its limits are enforced; `None`: as its tier says.
+    #[n(3)]
     pub enforcement: Option<Enforcement>,
     /// 1 at creation, or more where entries of this kind were deleted before; one more with every write.
+    #[n(4)]
     pub revision: u64,
 }
 
 /// A model's bounds for every account.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Model {
     /// Its name.
+    #[n(0)]
     pub name: String,
     /// Its variant, exactly; empty for the regular one.
+    #[n(1)]
     pub variant: String,
     /// What applies.
+    #[n(2)]
     pub bounds: WindowBounds,
     /// The law profile; empty: the tier's.
+    #[n(3)]
     pub law_profile: String,
     /// 1 at creation, or more where entries of this kind were deleted before; one more with every write.
+    #[n(4)]
     pub revision: u64,
 }
 
 /// Which keys of an account an override covers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct Scope {
     /// The account.
+    #[n(0)]
     pub account: String,
     /// One model; `None`: all.
+    #[n(1)]
     pub model: Option<String>,
     /// One variant, empty for the regular one; `None`: all. Needs a model.
+    #[n(2)]
     pub variant: Option<String>,
 }
 
@@ -145,19 +173,25 @@ impl Scope {
 }
 
 /// An operator's exception.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Override {
     /// Its name.
+    #[n(0)]
     pub id: String,
     /// What it covers.
+    #[n(1)]
     pub scope: Scope,
     /// What applies there.
+    #[n(2)]
     pub bounds: WindowBounds,
     /// Why; for people.
+    #[n(3)]
     pub reason: String,
     /// When it ends; `None`: when it is deleted.
+    #[n(4)]
     pub expires_at: Option<Timestamp>,
     /// 1 at creation, or more where entries of this kind were deleted before; one more with every write.
+    #[n(5)]
     pub revision: u64,
 }
 

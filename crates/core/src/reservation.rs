@@ -9,6 +9,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 use crate::ask::Request;
 use crate::holds::Hold;
 use crate::time::Timestamp;
@@ -21,11 +23,13 @@ pub const MEMORY: Duration = Duration::from_secs(15 * 60);
 pub const REPLAY: Duration = Duration::from_secs(60);
 
 /// Which reservation: the process that issued it, and its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Number {
     /// Drawn at random by each process at its start.
+    #[n(0)]
     pub incarnation: u64,
     /// Ascending within the process.
+    #[n(1)]
     pub sequence: u64,
 }
 
@@ -51,11 +55,14 @@ impl Ticket {
 }
 
 /// What a request stated; two asks are the same if these are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Stated {
+    #[n(0)]
     prompt_tokens: u64,
+    #[n(1)]
     cached_prompt_tokens: Option<u64>,
     /// The most the model may generate.
+    #[n(2)]
     pub max_generated_tokens: Option<u64>,
 }
 
@@ -72,51 +79,70 @@ impl Stated {
 }
 
 /// Streams that are held alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct CohortId {
     /// When they were admitted, in spans since the epoch.
+    #[n(0)]
     pub(crate) number: u64,
     /// What each of them may produce at most.
+    #[n(1)]
     pub(crate) most: u64,
 }
 
 /// How the output is held that a stream may still produce.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub enum Held {
     /// It has ended, or its hold was dropped.
     #[default]
+    #[n(0)]
     Nothing,
     /// As the others of its cohort, but for the tokens: those it reserved.
-    Cohort(CohortId),
+    #[n(1)]
+    Cohort(#[n(0)] CohortId),
     /// By itself: it has reported.
-    Alone(Box<Hold>),
+    #[n(2)]
+    Alone(#[n(0)] Box<Hold>),
 }
 
 /// A live reservation, or the last state of an ended one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Reservation {
     /// When it was admitted.
+    #[n(0)]
     pub admitted_at: Timestamp,
     /// How long it lives without progress.
+    #[n(1)]
     pub ttl: Duration,
     /// When it ends by itself; progress renews it.
+    #[n(2)]
     pub expires_at: Timestamp,
     /// What the answer said was charged and held.
+    #[n(3)]
     pub reserved: Tokens,
     /// What the request stated; `None` for one that this store learnt of by its settlement.
+    #[n(4)]
     pub stated: Option<Stated>,
     /// Prompt and uncached prompt tokens that its admission charged, as corrected.
+    #[n(5)]
     pub charged: [u64; 2],
     /// Of these, what a report stated, and so the law has seen.
+    #[n(6)]
     pub counted: [u64; 2],
     /// Generated tokens reported so far.
+    #[n(7)]
     pub generated: u64,
     /// When; the admission if never.
+    #[n(8)]
     pub reported_at: Timestamp,
     /// What is held of it.
+    #[n(9)]
     pub held: Held,
     /// Its pace: microseconds for a token; at least 1.
+    #[n(10)]
     pub micros_per_token: u64,
+    /// When it is looked at next, if it is held by itself and says nothing.
+    #[n(11)]
+    pub look_at: Timestamp,
 }
 
 impl Reservation {
@@ -148,27 +174,34 @@ impl Reservation {
             reported_at: ticket.admitted_at,
             held: Held::Nothing,
             micros_per_token: 1,
+            look_at: ticket.admitted_at,
         }
     }
 }
 
 /// What is remembered of an ended reservation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Ended {
     /// Until when.
+    #[n(0)]
     pub until: Timestamp,
     /// Its last state, if it was released or expired: a settlement is then booked once. `None` once it was settled.
+    #[n(1)]
     pub unsettled: Option<Box<Reservation>>,
 }
 
 /// The numbers that a key issued, one range for each incarnation of the process, newest last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
 pub struct Issued(Vec<Range>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 struct Range {
+    #[n(0)]
     incarnation: u64,
+    #[n(1)]
     first: u64,
+    #[n(2)]
     last: u64,
 }
 

@@ -8,6 +8,8 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 use crate::charges::{Charges, Output};
 use crate::decision::{ServiceTier, WindowStatus};
 use crate::forecast::{Figures, ForecastDefaults, Lengths, Prior};
@@ -22,6 +24,7 @@ use cohort::{Beginning, Cohorts};
 use denied::Denied;
 use expiry::Expiries;
 use silence::Looks;
+use touched::Touched;
 use watch::Watch;
 
 mod cohort;
@@ -31,17 +34,21 @@ mod expectation;
 mod expiry;
 mod explain;
 mod outlook;
+mod record;
 mod reserve;
 mod reset;
 mod silence;
 #[cfg(test)]
 mod tests;
+mod touched;
 mod watch;
 
 pub use end::{Booked, EndError, SettleCounts};
 pub use explain::{Explained, WindowExplained};
 pub use outlook::Outlook;
+pub use record::Restored;
 pub use reserve::{Refused, RequestIdTaken, Reserve};
+pub use touched::Item;
 
 /// What applies to a key at the moment of a call: inputs of every decision, not state.
 #[derive(Clone, Copy, Debug)]
@@ -81,11 +88,17 @@ enum Forget {
 }
 
 /// A request id in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 struct KnownRequest {
+    #[n(0)]
     number: Number,
+    #[n(1)]
     stated: Stated,
+    #[n(2)]
     admitted_at: Timestamp,
+    /// When it is forgotten, unless its reservation is remembered for longer.
+    #[n(3)]
+    until: Timestamp,
 }
 
 /// How long an idle key is left alone at most, in epochs.
@@ -128,6 +141,8 @@ pub struct KeyState {
     /// Until when ids of this key's reservations are good.
     ids_good_until: Timestamp,
     expired: u64,
+    /// Of what a store has written down.
+    touched: Touched,
 }
 
 impl KeyState {
@@ -160,6 +175,7 @@ impl KeyState {
             forgotten: None,
             ids_good_until: Timestamp::ZERO,
             expired: 0,
+            touched: Touched::default(),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 /// Microseconds in a second.
 pub const MICROS_PER_SECOND: u64 = 1_000_000;
 
@@ -9,7 +11,8 @@ pub const MICROS_PER_SECOND: u64 = 1_000_000;
 ///
 /// Microseconds, not milliseconds: an instant is cut down to its unit, and a coarser unit would let a charge leave its
 /// window visibly early.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(transparent)]
 pub struct Timestamp(u64);
 
 impl Timestamp {

@@ -3,6 +3,8 @@
 use core::ops::{Index, IndexMut};
 use core::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 /// Length of a window: the trailing 60 s.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
@@ -33,13 +35,16 @@ impl Window {
 }
 
 /// One `T` for each window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct PerWindow<T> {
     /// Of [`Window::Prompt`].
+    #[n(0)]
     pub prompt: T,
     /// Of [`Window::UncachedPrompt`].
+    #[n(1)]
     pub uncached_prompt: T,
     /// Of [`Window::Generated`].
+    #[n(2)]
     pub generated: T,
 }
 

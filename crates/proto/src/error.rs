@@ -87,7 +87,7 @@ reasons! {
     SHUTTING_DOWN;
     /// Too many calls are in flight, or too many watches.
     TOO_BUSY;
-    /// The store could not be asked.
+    /// The store could not be asked, or its disk takes no writes.
     STORE_UNAVAILABLE;
     /// An RPC, view or option of a later version.
     NOT_IMPLEMENTED;

@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tidegate_store::Store;
+use tidegate_store::{DiskStats, Store};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -34,7 +34,7 @@ impl Background {
     /// The system's: no thread is left.
     pub(crate) fn spawn<S: Store>(store: Arc<S>, clock: Clock, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (stop, stopped) = channel();
-        let (mut watch, mut ticks) = (Watch::default(), 0_u32);
+        let (mut watch, mut degraded, mut ticks) = (Watch::default(), Degraded::default(), 0_u32);
         let mut tick = move || {
             if clock.ticks() {
                 store.on_tick(clock.now());
@@ -42,6 +42,9 @@ impl Background {
             metrics.on_tick();
             ticks = (ticks + 1) % TICKS_PER_LOOK;
             if ticks == 0 {
+                if let Some(disk) = store.stats().disk {
+                    degraded.look(&disk);
+                }
                 watch.on_look(&store.deployments(clock.now(), MOST_WATCHED));
             }
         };
@@ -52,6 +55,30 @@ impl Background {
             }
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+/// Whether the disk was degraded when it was last looked at.
+#[derive(Debug, Default)]
+struct Degraded(bool);
+
+impl Degraded {
+    /// Logs each change, once.
+    fn look(&mut self, disk: &DiskStats) {
+        let late = disk.late;
+        match (self.0, disk.degraded) {
+            (false, true) => {
+                let failure = disk.failure.as_deref().unwrap_or("it does not answer");
+                tracing::warn!(
+                    ?late,
+                    failure,
+                    "degraded: disk; decisions go on, and a crash would lose what is not on it"
+                );
+            }
+            (true, false) => tracing::info!(?late, "no longer degraded: disk"),
+            (false, false) | (true, true) => {}
+        }
+        self.0 = disk.degraded;
     }
 }
 

@@ -1,7 +1,8 @@
 //! What `serve` says on standard output before it serves.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
 use tidegate_core::law::level::STEPS_PER_OCTAVE;
 use tidegate_core::law::{LawParams, MaxStep};
@@ -53,13 +54,36 @@ fn name(address: Option<&Address>) -> String {
     address.map_or_else(|| "off".to_owned(), Address::to_string)
 }
 
+/// Where state is kept.
+pub(crate) enum Kept {
+    /// Nowhere else.
+    InMemory,
+    /// In a directory that had so many keys and live reservations.
+    InDirectory { path: PathBuf, keys: u64, reservations: u64 },
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InMemory => f.write_str(
+                "memory only: windows, limits and admin writes are lost when the process ends, and the file is policy at each \
+                 start; --data-dir DIR keeps them",
+            ),
+            Self::InDirectory { path, keys, reservations } => write!(
+                f,
+                "state is kept in {}: {keys} keys and {reservations} live reservations were there. Admin writes are on disk when \
+                 they are answered, all else at most a second later; its policy wins over the file's",
+                path.display()
+            ),
+        }
+    }
+}
+
 /// Says what an operator should know before relying on it.
-pub(crate) fn print_notices(settings: &ProcessSettings, policy: &Policy) {
+pub(crate) fn print_notices(settings: &ProcessSettings, policy: &Policy, kept: &Kept) {
     let bytes = settings.bounds.store.memory_bytes();
     say(&format!("tidegate {}, {} threads", env!("CARGO_PKG_VERSION"), settings.threads));
-    say(
-        "memory only: windows, limits and admin writes are lost when the process ends; the file is policy at each start",
-    );
+    say(&kept.to_string());
     say("limits are per process: two processes admit twice as much");
     say(&format!("the configured bounds can take {:.1} GiB of memory", gibibytes(bytes)));
     let tier = policy.default_tier();

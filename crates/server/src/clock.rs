@@ -39,10 +39,14 @@ impl Clock {
     /// The real clock, started now. A wall clock before 1970 counts as 1970.
     #[must_use]
     pub fn start() -> Self {
-        #[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
-        let wall = std::time::SystemTime::now();
-        let wall = wall.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self(Source::Boot { wall_at_start: Timestamp::ZERO.after(wall), boot_at_start: boot_time() })
+        Self::start_not_before(Timestamp::ZERO)
+    }
+
+    /// As [`Clock::start`], where `newest` was seen before: if the wall clock is behind it, time goes on from there, so that
+    /// nothing expires early (C15).
+    #[must_use]
+    pub fn start_not_before(newest: Timestamp) -> Self {
+        Self(Source::Boot { wall_at_start: wall_time().max(newest), boot_at_start: boot_time() })
     }
 
     /// Now. Never earlier than an earlier answer of the same clock. Costs one `clock_gettime` (vDSO, no system call).
@@ -98,6 +102,13 @@ impl Clock {
     }
 }
 
+/// The wall clock; 1970 where it is before that.
+pub(crate) fn wall_time() -> Timestamp {
+    #[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
+    let wall = std::time::SystemTime::now();
+    Timestamp::ZERO.after(wall.duration_since(std::time::UNIX_EPOCH).unwrap_or_default())
+}
+
 /// Time since the machine booted, suspension included.
 fn boot_time() -> Duration {
     // A boot time is never negative: the conversion cannot fail.
@@ -119,5 +130,14 @@ mod tests {
             assert!(now >= last);
             last = now;
         }
+    }
+
+    #[test]
+    fn goes_on_from_the_newest_stored_time_where_the_wall_clock_is_behind() {
+        let ahead = Clock::start().now().after(Duration::from_secs(3_600));
+        let clock = Clock::start_not_before(ahead);
+        assert!((ahead..ahead.after(Duration::from_secs(5))).contains(&clock.now()));
+        let behind = Clock::start_not_before(Timestamp::from_seconds(1));
+        assert!(behind.now() < ahead);
     }
 }

@@ -38,6 +38,8 @@ pub struct Config {
     pub process: ProcessSettings,
     /// Tiers, accounts, models, overrides.
     pub policy: Policy,
+    /// Whether the policy is that of a file, or built in.
+    pub has_file: bool,
     /// What an operator should know, though it is no mistake: where a floor wins over a ceiling.
     pub warnings: Vec<Problem>,
 }
@@ -62,6 +64,7 @@ pub fn check(path: &Path) -> Result<Config, Problems> {
 fn load_with(args: &ServeArgs, environment: Environment<'_>) -> Result<Config, Problems> {
     let mut from = Sources::new(environment);
     let file = args.config.clone().or_else(|| from.variable("config").map(|given| given.text.into()));
+    let has_file = file.is_some();
     let table = file.and_then(|path| read(&path, &mut from.problems));
     let mut root = Section::root(table.as_ref());
     let process = process::read(args, &mut root, &mut from);
@@ -71,7 +74,7 @@ fn load_with(args: &ServeArgs, environment: Environment<'_>) -> Result<Config, P
     let policy::Described { policy, warnings } = policy::read(&mut root, &mut from.problems);
     let policy = policy.with_enforcement(enforcement);
     root.finish(&mut from.problems);
-    from.problems.into_result(Config { process, policy, warnings })
+    from.problems.into_result(Config { process, policy, has_file, warnings })
 }
 
 /// What the file says; a wrong path may lead to a device or a dump without end.

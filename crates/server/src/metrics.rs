@@ -15,6 +15,7 @@ use tonic::Code;
 
 pub(crate) mod catalogue;
 mod decisions;
+mod disk;
 mod pressure;
 mod scrapes;
 
@@ -273,6 +274,9 @@ impl Metrics {
         let (globally, tiers, accounts) = now.in_shadow;
         for (gauge, count) in scrape.in_shadow.iter().zip([usize::from(globally), tiers, accounts]) {
             gauge.set(float(count as u64));
+        }
+        if let Some(disk) = &stats.disk {
+            disk::set(&self.recorder, disk);
         }
         let mut page = self.page.render();
         pressure::draw(&mut page, deployments);

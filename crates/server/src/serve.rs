@@ -2,12 +2,16 @@
 
 use std::future::{Future, ready};
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tidegate_core::policy::Enforcement;
+use tidegate_core::policy::{Enforcement, Policy};
+use tidegate_core::time::Timestamp;
 use tidegate_proto::convert::TtlRange;
 use tidegate_store::Store;
+use tidegate_store::durable::OpenDirectory;
 use tidegate_store::memory::MemoryStore;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::unbounded_channel;
@@ -17,7 +21,7 @@ use crate::accept::Acceptor;
 use crate::background::Background;
 use crate::banner::{self, Served};
 use crate::calls::{Guard, Guarded};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::config::{Config, ProcessSettings};
 use crate::connection::{Accepted, Connection, Place, Places};
 use crate::http::Probes;
@@ -32,6 +36,9 @@ use crate::{logging, services, signals};
 /// Connections to the admin listener, and as many to the HTTP listener: kept apart from the gateways', so that operators
 /// get in when those have taken every place.
 const OPERATOR_CONNECTIONS: usize = 64;
+
+/// How long the last batch may take after the drain.
+const LAST_BATCH: Duration = Duration::from_secs(10);
 
 /// `tidegate serve`: runs until SIGTERM or SIGINT. Logs to standard error; says where it listens on standard output.
 ///
@@ -50,27 +57,72 @@ pub fn serve(config: Config) -> ExitCode {
 }
 
 fn try_serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
-    let Config { process, policy, warnings } = config;
+    let Config { process, policy, has_file, warnings } = config;
     for warning in &warnings {
         tracing::warn!(path = warning.path, "{}", warning.message);
     }
     signals::raise_open_files();
     let listeners = Listeners::bind(&process.listeners)?;
-    let clock = start_clock(&process);
-    banner::print_notices(&process, &policy);
-    let store = MemoryStore::new(process.bounds.store, process.forecast, policy)?;
-    run(listeners, clock, Arc::new(store), &process, banner::print_listening, signals::stop())?;
+    match &process.data_dir {
+        Some(path) => serve_durable(listeners, path, &process, &policy, has_file)?,
+        None => {
+            let clock = start_clock(&process, Timestamp::ZERO);
+            banner::print_notices(&process, &policy, &banner::Kept::InMemory);
+            let store = MemoryStore::new(process.bounds.store, process.forecast, policy)?;
+            run(listeners, clock, Arc::new(store), &process, banner::print_listening, signals::stop())?;
+        }
+    }
     tracing::info!("stopped");
     Ok(())
 }
 
-fn start_clock(process: &ProcessSettings) -> Clock {
+/// Serves from the directory at `path`, and leaves in it all that is to be known.
+fn serve_durable(
+    listeners: Listeners,
+    path: &Path,
+    process: &ProcessSettings,
+    described: &Policy,
+    has_file: bool,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (timer, wall) = (Clock::start(), clock::wall_time());
+    let began = timer.read();
+    let opened = OpenDirectory::open(path, process.bounds.store, process.forecast, described, wall)?;
+    let (keys, reservations) = opened.counts();
+    let seconds = timer.seconds_since(&began);
+    let data_dir = path.display().to_string();
+    tracing::info!(data_dir, keys, reservations, seconds, was_stopped = opened.was_stopped(), "state is read");
+    if !opened.was_stopped() {
+        tracing::warn!(data_dir, "the last process was killed: what it did in its last second may be missing");
+    }
+    if has_file {
+        for difference in opened.differences() {
+            tracing::warn!(data_dir, "policy: {difference}");
+        }
+    }
+    let newest = opened.newest();
+    if newest > wall {
+        let behind = newest.since(wall);
+        tracing::warn!(?behind, "the wall clock is behind what is stored; time goes on from the newest stored instant");
+    }
+    let clock = start_clock(process, newest);
+    let kept = banner::Kept::InDirectory { path: path.to_owned(), keys, reservations };
+    banner::print_notices(process, &opened.policy(), &kept);
+    let time = clock.clone();
+    let store = Arc::new(opened.start(Arc::new(move || time.now()))?);
+    let served = run(listeners, clock, Arc::clone(&store), process, banner::print_listening, signals::stop());
+    let stopped = store.stop(LAST_BATCH);
+    served?;
+    stopped.map_err(|failure| format!("the last changes are not in {data_dir}: {failure}"))?;
+    Ok(())
+}
+
+fn start_clock(process: &ProcessSettings, newest: Timestamp) -> Clock {
     #[cfg(feature = "test-clock")]
     if let Some(seconds) = process.test_clock {
-        return Clock::test(tidegate_core::time::Timestamp::from_seconds(seconds));
+        return Clock::test(Timestamp::from_seconds(seconds).max(newest));
     }
     let ProcessSettings { .. } = process;
-    Clock::start()
+    Clock::start_not_before(newest)
 }
 
 /// Serves `store` on `listeners` at the time of `clock` until `stop` resolves, then drains: readiness goes off, no

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tidegate_core::ask::Request as Ask;
 use tidegate_core::decision::{SettleOutcome, WindowStatus};
 use tidegate_core::key::KeyRef;
-use tidegate_core::policy::{Policy, PolicyWrite, WriteError};
+use tidegate_core::policy::{Policy, PolicyWrite};
 use tidegate_core::pressure::Report;
 use tidegate_core::state::SettleCounts;
 use tidegate_core::time::Timestamp;
@@ -31,7 +31,7 @@ use tidegate_server::listen::Listeners;
 use tidegate_store::memory::MemoryStore;
 use tidegate_store::{
     Author, Booked, ChangePage, ChangeQuery, DeploymentPressure, EndError, KeyExplained, ListPage, ListQuery,
-    PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
+    NotDurable, PolicyError, PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
 };
 use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint};
@@ -406,7 +406,7 @@ impl Store for Broken {
         write: PolicyWrite,
         author: Author,
         dry_run: bool,
-    ) -> impl Future<Output = Result<PolicyWritten, WriteError>> + Send {
+    ) -> impl Future<Output = Result<PolicyWritten, PolicyError>> + Send {
         self.inner.write_policy(at, write, author, dry_run)
     }
     fn reset_limit(
@@ -415,7 +415,7 @@ impl Store for Broken {
         reset: &Reset,
         author: Author,
         dry_run: bool,
-    ) -> impl Future<Output = Option<ResetDone>> + Send {
+    ) -> impl Future<Output = Result<Option<ResetDone>, NotDurable>> + Send {
         self.inner.reset_limit(at, reset, author, dry_run)
     }
     fn changes(&self, query: &ChangeQuery) -> impl Future<Output = ChangePage> + Send {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use minicbor::{Decode, Encode};
 use tidegate_core::effect::Turn;
 use tidegate_core::policy::Written;
 use tidegate_core::time::Timestamp;
@@ -18,34 +19,45 @@ const MOST_BYTES: usize = 64 << 20;
 const MOST_PAGE_BYTES: usize = 8 << 20;
 
 /// Who makes a write, and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Author {
     /// The call, such as `UpdateTier`.
+    #[n(0)]
     pub rpc: String,
     /// Why, as the caller says.
+    #[n(1)]
     pub reason: String,
     /// Who, as the server saw it: the peer's address, or uid and pid.
+    #[n(2)]
     pub peer: String,
     /// Who, as the caller claims.
+    #[n(3)]
     pub unverified_actor: String,
 }
 
 /// One write, as the log keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Change {
     /// Counts the writes from 1 on, without gaps.
+    #[n(0)]
     pub sequence: u64,
     /// When it was made.
+    #[n(1)]
     pub time: Timestamp,
     /// Who made it.
+    #[n(2)]
     pub author: Author,
     /// What it changed, such as `tier/enterprise`.
+    #[n(3)]
     pub object: String,
     /// The entry before; `None` where it did not exist.
+    #[n(4)]
     pub before: Option<Written>,
     /// The entry after; `None` where it no longer exists.
+    #[n(5)]
     pub after: Option<Written>,
     /// The limits of the key that it set back, TPM; `None` for every other write.
+    #[n(6)]
     pub limits: Option<PerWindow<Turn>>,
 }
 
@@ -91,17 +103,36 @@ impl ChangeLog {
         before: Option<Written>,
         after: Option<Written>,
     ) {
-        self.add(Change { sequence: 0, time, author, object, before, after, limits: None });
+        self.append(Change { sequence: self.next(), time, author, object, before, after, limits: None });
     }
 
     /// As [`ChangeLog::push`], for a key whose limits were set back.
     pub fn push_reset(&mut self, time: Timestamp, author: Author, object: String, limits: PerWindow<Turn>) {
-        self.add(Change { sequence: 0, time, author, object, before: None, after: None, limits: Some(limits) });
+        let sequence = self.next();
+        self.append(Change { sequence, time, author, object, before: None, after: None, limits: Some(limits) });
     }
 
-    fn add(&mut self, change: Change) {
-        self.last_sequence += 1;
-        let change = Change { sequence: self.last_sequence, ..change };
+    /// The number of the next write.
+    #[must_use]
+    pub const fn next(&self) -> u64 {
+        self.last_sequence + 1
+    }
+
+    /// The oldest write that is kept; the next one where none is.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.kept.front().map_or(self.next(), |(change, _)| change.sequence)
+    }
+
+    /// The newest write.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Change> {
+        self.kept.back().map(|(change, _)| change)
+    }
+
+    /// As [`ChangeLog::push`], for a write that has its number: a later one than those before it.
+    pub fn append(&mut self, change: Change) {
+        self.last_sequence = change.sequence;
         let bytes = change.bytes();
         self.bytes += bytes;
         self.kept.push_back((change, bytes));

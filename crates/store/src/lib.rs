@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_core::ask::Request;
 use tidegate_core::decision::{Answer, Bound, SettleOutcome, WindowStatus};
@@ -19,11 +20,13 @@ use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens};
 
 mod changes;
+pub mod durable;
 pub mod memory;
 pub mod reservation_id;
 mod timers;
 
 pub use changes::{Author, Change, ChangeLog, ChangePage, ChangeQuery};
+pub use durable::DiskStats;
 
 /// The state of every limit key, and the policy that bounds them.
 ///
@@ -92,7 +95,7 @@ pub trait Store: Send + Sync + 'static {
         write: PolicyWrite,
         author: Author,
         dry_run: bool,
-    ) -> impl Future<Output = Result<PolicyWritten, WriteError>> + Send;
+    ) -> impl Future<Output = Result<PolicyWritten, PolicyError>> + Send;
 
     /// Sets a key's limits back to their floors; its record in the audit log is made in the same step. `None` where the store
     /// does not hold the key: then nothing is recorded. A dry run answers the same, and changes nothing.
@@ -102,7 +105,7 @@ pub trait Store: Send + Sync + 'static {
         reset: &Reset,
         author: Author,
         dry_run: bool,
-    ) -> impl Future<Output = Option<ResetDone>> + Send;
+    ) -> impl Future<Output = Result<Option<ResetDone>, NotDurable>> + Send;
 
     /// Writes made so far, the newest first.
     fn changes(&self, query: &ChangeQuery) -> impl Future<Output = ChangePage> + Send;
@@ -284,6 +287,28 @@ pub struct PolicyWritten {
     pub effect: Effect,
 }
 
+/// Why a write is not known to be durable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDurable {
+    /// Ours: the disk takes no writes. Nothing changed; try again.
+    #[error("the data directory takes no writes, and nothing was changed: {0}")]
+    Nothing(String),
+    /// Ours: the disk has begun to write it, and has not answered for so long. It may still take effect: read before trying again.
+    #[error("the disk has not answered within {0:?}; the write may still take effect")]
+    Perhaps(Duration),
+}
+
+/// Why policy was not written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// It was refused; nothing changed.
+    #[error(transparent)]
+    Refused(#[from] WriteError),
+    /// It was not, but is not known to be durable.
+    #[error(transparent)]
+    NotDurable(#[from] NotDurable),
+}
+
 /// What to set back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reset {
@@ -337,4 +362,6 @@ pub struct Stats {
     pub reporters_full: u64,
     /// Limit keys whose merged floor is above their merged ceiling, seen since the start.
     pub floor_above_ceiling: u64,
+    /// What is known of the disk; `None` where there is none.
+    pub disk: Option<DiskStats>,
 }

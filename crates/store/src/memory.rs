@@ -17,25 +17,28 @@ use tidegate_core::decision::{Bound, SettleOutcome, WindowStatus};
 use tidegate_core::forecast::{ForecastDefaults, Model, Prior};
 use tidegate_core::key::{KeyRef, MAX_NAME_BYTES};
 use tidegate_core::law::history;
-use tidegate_core::policy::{Policy, PolicyWrite, WriteError};
+use tidegate_core::policy::{Policy, PolicyWrite};
 use tidegate_core::pressure::{Deployment, Report};
 use tidegate_core::reservation::Reservation;
 use tidegate_core::state::SettleCounts;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens};
 
+use crate::durable::layout::Endings;
 use crate::reservation_id::ChecksumKey;
 use crate::timers::{Fingerprint, Timers};
 use crate::{
     Author, Booked, ChangeLog, ChangePage, ChangeQuery, DeploymentPressure, EndError, KeyExplained, ListPage,
-    ListQuery, PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
+    ListQuery, NotDurable, PolicyError, PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats,
+    Store,
 };
 
 mod denials;
 mod end;
-mod entry;
+pub(crate) mod entry;
 mod evict;
 mod explain;
+pub(crate) mod marks;
 mod pressure;
 mod read;
 mod reserve;
@@ -47,6 +50,7 @@ mod tests;
 mod write;
 
 use entry::Entry;
+use marks::Marks;
 use pressure::{Deployments, MOST_DEPLOYMENTS};
 use room::Room;
 
@@ -102,7 +106,7 @@ impl MemoryBounds {
 
 /// The fingerprint is a hash already.
 #[derive(Default)]
-struct Fingerprinted(u64);
+pub(crate) struct Fingerprinted(u64);
 
 impl Hasher for Fingerprinted {
     fn finish(&self) -> u64 {
@@ -121,14 +125,27 @@ impl Hasher for Fingerprinted {
     }
 }
 
+/// What the requests of a model do.
+pub(crate) struct KnownModel {
+    pub(crate) figures: Model,
+    /// Whether it changed since the disk was told.
+    pub(crate) changed: bool,
+}
+
+/// 16 bytes that nobody can guess.
+pub(crate) fn secret() -> Result<[u8; 16], getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map(|()| bytes)
+}
+
 /// The memory store.
 pub struct MemoryStore {
-    keys: DashMap<Fingerprint, Entry, BuildHasherDefault<Fingerprinted>>,
-    models: DashMap<Fingerprint, Model, BuildHasherDefault<Fingerprinted>>,
+    pub(crate) keys: DashMap<Fingerprint, Entry, BuildHasherDefault<Fingerprinted>>,
+    pub(crate) models: DashMap<Fingerprint, KnownModel, BuildHasherDefault<Fingerprinted>>,
     deployments: Deployments,
-    policy: ArcSwap<Policy>,
+    pub(crate) policy: ArcSwap<Policy>,
     /// Held while policy is written, so that no write is lost, and none is there without its record.
-    writing: Mutex<ChangeLog>,
+    pub(crate) writing: Mutex<ChangeLog>,
     timers: Timers,
     room: Room,
     bounds: MemoryBounds,
@@ -136,7 +153,9 @@ pub struct MemoryStore {
     defaults: Prior,
     fingerprint_key: [u8; 16],
     checksum_key: ChecksumKey,
-    incarnation: u64,
+    pub(crate) incarnation: u64,
+    /// Processes before this one that were killed.
+    pub(crate) endings: Endings,
     next_sequence: AtomicU64,
     next_shadow: AtomicU64,
     reservations: AtomicU64,
@@ -146,6 +165,8 @@ pub struct MemoryStore {
     forgotten_early: AtomicU64,
     bound_reached: [AtomicU64; Bound::ALL.len()],
     floor_above_ceiling: AtomicU64,
+    /// For the disk; `None` where there is none.
+    pub(crate) marks: Option<Marks>,
 }
 
 impl MemoryStore {
@@ -154,10 +175,17 @@ impl MemoryStore {
     /// # Errors
     /// The system has no randomness to give.
     pub fn new(bounds: MemoryBounds, forecast: ForecastDefaults, policy: Policy) -> Result<Self, getrandom::Error> {
-        let secret = || {
-            let mut bytes = [0; 16];
-            getrandom::fill(&mut bytes).map(|()| bytes)
-        };
+        Self::with_secrets(bounds, forecast, policy, secret()?, ChecksumKey::new(secret()?))
+    }
+
+    /// As [`MemoryStore::new`], with the secrets of an earlier process.
+    pub(crate) fn with_secrets(
+        bounds: MemoryBounds,
+        forecast: ForecastDefaults,
+        policy: Policy,
+        fingerprint_key: [u8; 16],
+        checksum_key: ChecksumKey,
+    ) -> Result<Self, getrandom::Error> {
         Ok(Self {
             keys: DashMap::with_capacity_and_hasher_and_shard_amount(0, BuildHasherDefault::default(), SHARDS),
             models: DashMap::with_hasher(BuildHasherDefault::default()),
@@ -169,8 +197,8 @@ impl MemoryStore {
             bounds,
             forecast,
             defaults: Prior::from_defaults(&forecast),
-            fingerprint_key: secret()?,
-            checksum_key: ChecksumKey::new(secret()?),
+            fingerprint_key,
+            checksum_key,
             incarnation: getrandom::u64()?,
             next_sequence: AtomicU64::new(1),
             next_shadow: AtomicU64::new(1),
@@ -181,6 +209,8 @@ impl MemoryStore {
             forgotten_early: AtomicU64::new(0),
             bound_reached: Default::default(),
             floor_above_ceiling: AtomicU64::new(0),
+            marks: None,
+            endings: Endings::default(),
         })
     }
 
@@ -271,7 +301,7 @@ impl Store for MemoryStore {
         write: PolicyWrite,
         author: Author,
         dry_run: bool,
-    ) -> impl Future<Output = Result<PolicyWritten, WriteError>> + Send {
+    ) -> impl Future<Output = Result<PolicyWritten, PolicyError>> + Send {
         self.write(now, write, author, dry_run)
     }
 
@@ -281,8 +311,8 @@ impl Store for MemoryStore {
         reset: &Reset,
         author: Author,
         dry_run: bool,
-    ) -> impl Future<Output = Option<ResetDone>> + Send {
-        ready(self.reset(now, reset, author, dry_run))
+    ) -> impl Future<Output = Result<Option<ResetDone>, NotDurable>> + Send {
+        ready(Ok(self.reset(now, reset, author, dry_run)))
     }
 
     fn changes(&self, query: &ChangeQuery) -> impl Future<Output = ChangePage> + Send {
@@ -299,7 +329,7 @@ impl Store for MemoryStore {
                 let gone = self.keys.remove_if_mut(&fingerprint, |_, entry| self.on_due(now, fingerprint, entry));
                 if let Some((_, entry)) = gone {
                     let queued = entry.queued;
-                    let configured = self.on_evicted(entry);
+                    let configured = self.on_evicted(fingerprint, entry);
                     self.room.on_evicted(configured);
                     if queued {
                         self.room.on_queued_gone(configured);
@@ -330,6 +360,7 @@ impl Store for MemoryStore {
             bound_reached: Bound::ALL.map(|bound| count(&self.bound_reached[bound as usize])),
             forgotten_early: count(&self.forgotten_early),
             floor_above_ceiling: count(&self.floor_above_ceiling),
+            disk: None,
         }
     }
 }

@@ -6,7 +6,11 @@
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
+use minicbor::encode::Write;
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+
 use super::{SUB_BUCKET_MICROS, number_at, start_of};
+use crate::record::Numbers;
 use crate::time::{MICROS_PER_SECOND, Timestamp};
 use crate::window::WINDOW;
 
@@ -242,6 +246,52 @@ impl Output {
         }
         *place += 1;
         &mut self.seconds[*place - 1]
+    }
+}
+
+impl<C> Encode<C> for Output {
+    /// A row of numbers: of each second, how many seconds after the one before it, what came evenly, and a mask of the
+    /// sub-buckets that have more, with the tokens and the newest charge of each of these.
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        let some = |second: &Second| second.tokens.iter().filter(|tokens| **tokens > 0).count();
+        e.array(self.seconds.iter().map(|second| 5 + 2 * some(second) as u64).sum())?;
+        let mut before = 0;
+        for second in &self.seconds {
+            e.u64(second.number - before)?.u64(second.each)?.u64(second.rests[0])?.u64(second.rests[1])?;
+            before = second.number;
+            e.u64((0..PARTS).filter(|part| second.tokens[*part] > 0).fold(0, |mask, part| mask | 1 << part))?;
+            for (tokens, newest) in second.tokens.iter().zip(second.newest).filter(|(tokens, _)| **tokens > 0) {
+                e.u64(*tokens)?.u32(newest)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Output {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        let (mut output, mut numbers) = (Self::default(), Numbers::of(d)?);
+        let mut number = 0_u64;
+        while !numbers.is_over() {
+            let ahead = numbers.take()?;
+            number = number.saturating_add(ahead);
+            if ahead == 0 && !output.seconds.is_empty() {
+                return Err(decode::Error::message("a second that comes twice"));
+            }
+            let mut second = Second::new(number);
+            (second.each, second.rests) = (numbers.take()?, [numbers.take()?, numbers.take()?]);
+            let mask = numbers.take()?;
+            for part in (0..PARTS).filter(|part| mask & (1 << part) != 0) {
+                second.tokens[part] = numbers.take()?;
+                let newest = u32::try_from(numbers.take()?).unwrap_or(u32::MAX);
+                second.newest[part] = newest.clamp(LAST_MICROS[part] - 124_999, LAST_MICROS[part]);
+            }
+            let all = second.tokens.iter().chain(&second.rests).chain([&second.each; PARTS]);
+            second.sum = all.fold(0, |sum: u64, tokens| sum.saturating_add(*tokens));
+            output.sum = output.sum.saturating_add(second.sum);
+            output.seconds.push_back(second);
+        }
+        Ok(output)
     }
 }
 

@@ -5,6 +5,8 @@
 //! length and who *ended* there is right whether or not the rest has ended (Kaplan and Meier, "Nonparametric Estimation
 //! from Incomplete Observations", 1958), and a live stream teaches before it settles.
 
+use minicbor::{Decode, Encode};
+
 use super::course::{Course, MARKS};
 
 /// Logarithmic bins, four to an octave: 0, 1, 2, 3, 4, 5, 6, 7, 8-9, 10-11, 12-13, 14-15, 16-19 ...
@@ -83,11 +85,15 @@ impl Span {
 }
 
 /// Counts that forget. 336 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 struct Memory {
+    #[cbor(n(0), with = "crate::record::counts")]
     reached: [u16; BINS],
+    #[cbor(n(1), with = "crate::record::counts")]
     ended: [u16; BINS],
+    #[n(2)]
     answers: u32,
+    #[n(3)]
     tokens: u64,
 }
 
@@ -146,9 +152,11 @@ impl Memory {
 }
 
 /// What a key's answers are like, by two memories of different length; the more careful one counts. 672 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Lengths {
+    #[n(0)]
     short: Memory,
+    #[n(1)]
     long: Memory,
 }
 

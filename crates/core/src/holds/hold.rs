@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 use super::{SECOND, SECOND_DIGITS, TOKEN_DIGITS};
 use crate::forecast::{Course, MARKS};
 use crate::time::{MICROS_PER_SECOND, Timestamp};
@@ -16,9 +18,11 @@ const MOST_VARIANCE: u64 = 1 << 37;
 const MOST_UNREPORTED: u64 = 1 << 21;
 
 /// Expected output and its variance: a level, a slope per second, or a change of slope.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Line {
+    #[n(0)]
     pub(super) produced: i64,
+    #[n(1)]
     pub(super) variance: i64,
 }
 
@@ -39,24 +43,34 @@ impl Line {
 }
 
 /// The expected output of one live stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Hold {
+    #[n(0)]
     pub(super) tokens: u64,
     /// What the stream could produce within a minute, and at most.
+    #[n(1)]
     pub(super) reach: u64,
+    #[n(2)]
     pub(super) most: u64,
     /// What it is believed to have produced by the start of its course and has not reported, with [`TOKEN_DIGITS`].
+    #[n(3)]
     pub(super) base: i64,
     /// Slopes up to each mark.
+    #[n(4)]
     pub(super) slopes: [Line; MARKS.len()],
     /// The last report.
+    #[n(5)]
     pub(super) since: Timestamp,
     /// Seconds since the epoch: of the expected end, and of the end of the fading.
+    #[n(6)]
     pub(super) end: u64,
+    #[n(7)]
     pub(super) gone: u64,
     /// From when on the course fades, in seconds since the epoch; not before `end`.
+    #[n(8)]
     pub(super) fades_from: u64,
     /// What the course comes to, in 1/[`SECOND`].
+    #[n(9)]
     pub(super) top: Line,
 }
 

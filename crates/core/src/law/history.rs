@@ -7,6 +7,9 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
+use minicbor::encode::Write;
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+
 use super::{Boosts, Bounds, EPOCH_SECONDS, Law, LawParams, Level, epoch_at, level};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Window};
@@ -20,48 +23,92 @@ pub const MOST_BYTES: usize = Window::ALL.len() * (MOST_CHANGES * size_of::<Chan
 const SMALL: Level = 3;
 
 /// Why a limit moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
 pub enum Reason {
     /// The tokens settled in a minute recommended more.
+    #[n(0)]
     Use,
     /// The same, but the pressure that this minute saw slowed it.
+    #[n(1)]
     UseBraked,
     /// The same, and faster, as the account had proven as much before.
+    #[n(2)]
     Return,
     /// A request that would fit an empty window was denied, and tokens were settled: up to the reserve.
+    #[n(3)]
     Denial,
     /// Use no longer carries it: it follows the reserve down.
+    #[n(4)]
     Decay,
     /// An operator, or the end of an override, set the floor above it.
+    #[n(5)]
     Floor,
     /// An operator, or the end of an override, set the ceiling below it.
+    #[n(6)]
     Ceiling,
     /// An operator boosted it.
+    #[n(7)]
     Boost,
     /// A boost ended, and it begins to sink.
+    #[n(8)]
     BoostEnd,
     /// An operator set it back to its floor.
+    #[n(9)]
     Reset,
 }
 
 /// One change of a limit, or several that go together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Change {
     /// When the first of them took effect.
+    #[n(0)]
     pub since: Timestamp,
     /// When the last of them took effect. A limit that nobody looked at sinks unseen: then when that was seen.
+    #[n(1)]
     pub at: Timestamp,
     /// The limit before, TPM; to 0.3 % where bounds changed.
+    #[n(2)]
     pub before_tpm: u64,
     /// The limit after, TPM.
+    #[n(3)]
     pub after_tpm: u64,
     /// Why.
+    #[n(4)]
     pub reason: Reason,
 }
 
 /// The last changes of a key's limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History(Option<Box<PerWindow<VecDeque<Change>>>>);
+
+impl<C> Encode<C> for History {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, ctx: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.array(if self.0.is_some() { Window::ALL.len() as u64 } else { 0 })?;
+        for changes in self.0.iter().flat_map(|changes| Window::ALL.map(|window| &changes[window])) {
+            e.array(changes.len() as u64)?;
+            changes.iter().try_for_each(|change| change.encode(e, ctx))?;
+        }
+        Ok(())
+    }
+}
+
+impl<'b, C> Decode<'b, C> for History {
+    fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
+        let Some(windows) = d.array()?.filter(|windows| *windows > 0) else { return Ok(Self::default()) };
+        if windows != Window::ALL.len() as u64 {
+            return Err(decode::Error::message("a history of another number of windows"));
+        }
+        let mut history = Box::<PerWindow<VecDeque<Change>>>::default();
+        for window in Window::ALL {
+            let kept: VecDeque<Change> = d.array_iter_with(ctx)?.take(MOST_CHANGES).collect::<Result<_, _>>()?;
+            let changes = &mut history[window];
+            changes.reserve_exact(if kept.is_empty() { 0 } else { MOST_CHANGES });
+            changes.extend(kept);
+        }
+        Ok(Self(Some(history)))
+    }
+}
 
 /// What applies when a limit moves.
 #[derive(Clone, Copy, Debug)]

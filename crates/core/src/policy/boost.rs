@@ -5,6 +5,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 use super::{Policy, Scope, WriteError};
 use crate::key::KeyRef;
 use crate::law::{Boosts, Lift};
@@ -17,22 +19,27 @@ const MOST_BOOSTS: usize = 10_000;
 const KEPT: Duration = Duration::from_secs(3_600);
 
 /// What one window is boosted to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct BoostLimit {
     /// The limit, TPM; 1 to 2^40.
+    #[n(0)]
     pub limit_tpm: u64,
     /// Until when.
+    #[n(1)]
     pub expires_at: Timestamp,
 }
 
 /// The boosts of one scope.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Boost {
     /// What they cover.
+    #[n(0)]
     pub scope: Scope,
     /// The windows that are boosted.
+    #[n(1)]
     pub windows: PerWindow<Option<BoostLimit>>,
     /// That of the policy after the write: greater with every write, and never used again. Ignored in a write.
+    #[n(2)]
     pub revision: u64,
 }
 
@@ -45,6 +52,11 @@ impl Boost {
 }
 
 impl Policy {
+    /// All boosts, and those that ended not long ago.
+    pub fn boosts(&self) -> impl Iterator<Item = &Boost> {
+        self.boosts.values()
+    }
+
     /// The boosts of this very scope.
     #[must_use]
     pub fn boost(&self, scope: &Scope) -> Option<&Boost> {

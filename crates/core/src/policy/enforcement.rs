@@ -1,14 +1,19 @@
 //! Whether limits are enforced, or only decided: globally, for a tier, for an account.
 
+use minicbor::{Decode, Encode};
+
 use super::{Account, Policy, Tier};
 
 /// What a denial by a limit does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
 pub enum Enforcement {
     /// It is answered.
     #[default]
+    #[n(0)]
     On,
     /// It is counted and told beside an ALLOW.
+    #[n(1)]
     Shadow,
 }
 
@@ -24,11 +29,13 @@ impl Enforcement {
 }
 
 /// The global switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct EnforcementSwitch {
     /// Where it stands. `Shadow` wins over every tier and account: it is the switch for an emergency.
+    #[n(0)]
     pub enforcement: Enforcement,
     /// 1 at the start, one more with every write.
+    #[n(1)]
     pub revision: u64,
 }
 

@@ -6,6 +6,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use minicbor::{Decode, Encode};
+
 use super::{Account, Boost, EnforcementSwitch, Model, Override, Policy, Scope, Tier, WindowBounds, merge};
 use crate::key::KeyRef;
 use crate::time::Timestamp;
@@ -48,21 +50,27 @@ impl Kind {
 }
 
 /// One entry of the policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Written {
     /// A tier.
-    Tier(Tier),
+    #[n(0)]
+    Tier(#[n(0)] Tier),
     /// An account.
-    Account(Account),
+    #[n(1)]
+    Account(#[n(0)] Account),
     /// A model.
-    Model(Model),
+    #[n(2)]
+    Model(#[n(0)] Model),
     /// An override.
-    Override(Override),
+    #[n(3)]
+    Override(#[n(0)] Override),
     /// A boost. It has no revision, and is created alone: it takes the place of an earlier one of its scope, window by
     /// window.
-    Boost(Boost),
+    #[n(4)]
+    Boost(#[n(0)] Boost),
     /// The global switch: there is one always, so it is updated alone.
-    Enforcement(EnforcementSwitch),
+    #[n(5)]
+    Enforcement(#[n(0)] EnforcementSwitch),
 }
 
 impl Written {

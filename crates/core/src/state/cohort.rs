@@ -9,8 +9,13 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
+use core::ops::Bound::{Excluded, Unbounded};
 use core::time::Duration;
 
+use minicbor::{Decode, Encode};
+
+use super::silence::Whom;
+use super::touched::Item;
 use super::{KeyState, Rules};
 use crate::forecast::{self, Course};
 use crate::holds::{Hold, Holds};
@@ -22,13 +27,21 @@ use crate::window::WINDOW;
 const SPAN: Duration = Duration::from_millis(500);
 
 /// Streams of which the same is expected; what is held differs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub(super) struct Cohort {
+    #[n(0)]
     pub(super) hold: Hold,
+    /// Counted anew when the key is read back.
+    #[cbor(skip)]
     pub(super) streams: u32,
     /// When its streams were admitted, more or less.
+    #[n(1)]
     pub(super) began: Timestamp,
+    #[n(2)]
     pub(super) micros_per_token: u64,
+    /// When it is looked at next, if it says nothing.
+    #[n(3)]
+    pub(super) look_at: Timestamp,
 }
 
 impl Cohort {
@@ -79,14 +92,31 @@ impl Cohorts {
     }
 }
 
-#[cfg(test)]
 impl Cohorts {
-    pub(super) fn streams(&self) -> usize {
-        self.0.values().map(|cohort| cohort.streams as usize).sum()
+    pub(super) fn iter(&self) -> impl Iterator<Item = (CohortId, &Cohort)> {
+        self.0.iter().map(|(id, cohort)| (*id, cohort.as_ref()))
+    }
+
+    /// Those after `after`.
+    pub(super) fn after(&self, after: Option<CohortId>) -> impl Iterator<Item = CohortId> {
+        self.0.range((after.map_or(Unbounded, Excluded), Unbounded)).map(|(id, _)| *id)
     }
 
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Takes in cohorts that were read back, whose streams have been counted.
+    pub(super) fn restored(mut cohorts: BTreeMap<CohortId, Box<Cohort>>, now: Timestamp) -> Self {
+        cohorts.retain(|id, cohort| !cohort.is_over(*id, now));
+        Self(cohorts)
+    }
+}
+
+#[cfg(test)]
+impl Cohorts {
+    pub(super) fn streams(&self) -> usize {
+        self.0.values().map(|cohort| cohort.streams as usize).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -158,8 +188,9 @@ impl KeyState {
             let began = Timestamp::from_micros(id.number * micros(SPAN)).after(SPAN / 2);
             let hold = Hold::new(&course, began, began, duration + SPAN / 2);
             self.holds.insert_like(&hold, tokens);
-            self.cohorts.0.insert(id, Box::new(Cohort { hold, streams: 1, began, micros_per_token }));
-            self.look_after_cohort(id);
+            let look_at = self.look_after(Whom::Cohort(id));
+            self.cohorts.0.insert(id, Box::new(Cohort { hold, streams: 1, began, micros_per_token, look_at }));
+            self.touched.add(Item::Cohort(id));
         }
         Held::Cohort(id)
     }
@@ -187,7 +218,7 @@ impl KeyState {
     /// Holds a stream by itself from here on.
     pub(super) fn hold_alone(&mut self, number: Number, live: &mut Reservation, hold: Hold) {
         if !matches!(live.held, Held::Alone(_)) {
-            self.look_after(number);
+            live.look_at = self.look_after(Whom::Stream(number));
         }
         self.cohorts.let_go(&mut self.holds, live, self.now);
         self.holds.insert(&hold);

@@ -2,6 +2,10 @@
 
 use alloc::boxed::Box;
 
+use minicbor::encode::Write;
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+
+use crate::record::Numbers;
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
 
@@ -12,6 +16,38 @@ const KEPT: u64 = HOUR + 15;
 /// The same, as a length.
 #[expect(clippy::cast_possible_truncation, reason = "75")]
 const SLOTS: usize = KEPT as usize;
+
+impl<C> Encode<C> for Denied {
+    /// A row of numbers: minute and tokens of each minute in which something was denied.
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        let first = |minutes: &Minutes| (minutes.newest + 1).saturating_sub(KEPT);
+        let minutes = self
+            .0
+            .iter()
+            .flat_map(|minutes| (first(minutes)..=minutes.newest).map(|minute| (minute, minutes.tokens[slot(minute)])));
+        let some = minutes.filter(|(_, tokens)| *tokens != Tokens::default());
+        e.array(4 * some.clone().count() as u64)?;
+        for (minute, tokens) in some {
+            e.u64(minute)?;
+            for (_, tokens) in tokens.iter() {
+                e.u64(*tokens)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Denied {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        let (mut denied, mut numbers) = (Self::default(), Numbers::of(d)?);
+        while !numbers.is_over() {
+            let minute = Timestamp::from_seconds(numbers.take()?.saturating_mul(60));
+            let tokens = Tokens::new(numbers.take()?, numbers.take()?, numbers.take()?);
+            denied.add(minute, tokens);
+        }
+        Ok(denied)
+    }
+}
 
 /// Tokens denied per minute of the clock. Takes memory from the first denial on.
 #[derive(Clone, Debug, Default)]

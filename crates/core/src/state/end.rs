@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 
+use super::touched::Item;
 use super::{Forget, KeyState, Rules};
 use crate::decision::SettleOutcome;
 use crate::forecast::{self, Sample, pace_shown};
@@ -96,6 +97,7 @@ impl KeyState {
             Booked::DUPLICATE
         };
         self.live.insert(ticket.number, live);
+        self.touched.add(Item::Reservation(ticket.number));
         Ok(booked)
     }
 
@@ -117,6 +119,7 @@ impl KeyState {
             Known::Settled => return Ok(Booked::DUPLICATE),
             Known::Live => (SettleOutcome::Applied, self.take_live(number)),
             Known::Unsettled => {
+                self.touched.add(Item::Reservation(number));
                 let unsettled = self.ended.get_mut(&number).and_then(|ended| ended.unsettled.take());
                 (SettleOutcome::Late, unsettled)
             }
@@ -172,14 +175,16 @@ impl KeyState {
             Forget::Reservation(number) => return drop(self.ended.remove(&number)),
             Forget::Request(id) => id,
         };
-        let Some(known) = self.requests.get(&id) else { return };
+        let Some(known) = self.requests.get_mut(&id) else { return };
         let until = match (self.live.get(&known.number), self.ended.get(&known.number)) {
             (Some(live), _) => live.expires_at.after(MEMORY),
             (None, Some(ended)) => ended.until,
             (None, None) => self.now,
         };
         if until > self.now {
+            known.until = until;
             self.forgets.insert((until, what));
+            self.touched.add(Item::Request(id));
         } else {
             self.requests.remove(&id);
         }
@@ -225,6 +230,7 @@ impl KeyState {
     /// Takes a reservation out of the live ones, with its hold.
     fn take_live(&mut self, number: Number) -> Option<Box<Reservation>> {
         let mut live = self.live.remove(&number)?;
+        self.touched.add(Item::Reservation(number));
         self.cohorts.let_go(&mut self.holds, &mut live, self.now);
         Some(live)
     }
@@ -232,6 +238,7 @@ impl KeyState {
     fn remember(&mut self, number: Number, ended_at: Timestamp, unsettled: Option<Box<Reservation>>) {
         let until = ended_at.after(MEMORY);
         self.ended.insert(number, Ended { until, unsettled });
+        self.touched.add(Item::Reservation(number));
         self.forgets.insert((until, Forget::Reservation(number)));
     }
 

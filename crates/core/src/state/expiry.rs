@@ -13,6 +13,11 @@ use crate::time::Timestamp;
 pub(super) struct Expiries(BinaryHeap<Reverse<(Timestamp, Number)>>);
 
 impl Expiries {
+    /// The timers of these reservations.
+    pub(super) fn of(live: &BTreeMap<Number, Box<Reservation>>) -> Self {
+        Self(live.iter().map(|(number, live)| Reverse((live.expires_at, *number))).collect())
+    }
+
     /// Sets the timer of a reservation. `live` are those that have one.
     pub(super) fn set(&mut self, at: Timestamp, number: Number, live: &BTreeMap<Number, Box<Reservation>>) {
         /// So many may have ended before they are looked for.

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use core::time::Duration;
 
 use super::expectation::{GeneratedAsk, most_of};
+use super::touched::Item;
 use super::{Forget, KeyState, KnownRequest, Rules};
 use crate::ask::Request;
 use crate::decision::{Allowed, Answer, Bound, Denial, Denied};
@@ -203,15 +204,19 @@ impl KeyState {
             reported_at: self.now,
             held,
             micros_per_token: pace,
+            look_at: self.now,
         };
         self.prompt.charge(self.now, reservation.charged);
         self.expiries.set(expires_at, number, &self.live);
         self.live.insert(number, Box::new(reservation));
+        self.touched.add(Item::Reservation(number));
         self.issued.push(number);
         self.ids_good_until = self.ids_good_until.max(expires_at.after(MEMORY));
         if let Some(id) = reserve.request_id {
-            self.requests.insert(id, KnownRequest { number, stated: Stated::of(request), admitted_at: self.now });
-            self.forgets.insert((expires_at.after(MEMORY), Forget::Request(id)));
+            let (stated, until) = (Stated::of(request), expires_at.after(MEMORY));
+            self.requests.insert(id, KnownRequest { number, stated, admitted_at: self.now, until });
+            self.forgets.insert((until, Forget::Request(id)));
+            self.touched.add(Item::Request(id));
         }
     }
 

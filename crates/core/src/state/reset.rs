@@ -2,6 +2,7 @@
 
 use core::ops::Bound::{Excluded, Unbounded};
 
+use super::touched::Item;
 use super::{KeyState, Outlook, Rules};
 use crate::law::{Bounds, Law, WindowLaw};
 use crate::reservation::Number;
@@ -26,6 +27,7 @@ impl KeyState {
         let mut last = None;
         for (number, live) in self.live.range_mut((after, Unbounded)).take(most) {
             self.cohorts.let_go(&mut self.holds, live, self.now);
+            self.touched.add(Item::Reservation(*number));
             last = Some(*number);
         }
         last

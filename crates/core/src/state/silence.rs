@@ -11,6 +11,7 @@ use core::cmp::Reverse;
 use core::time::Duration;
 
 use super::expectation::GeneratedAsk;
+use super::touched::Item;
 use super::{KeyState, Rules};
 use crate::holds::Hold;
 use crate::reservation::{CohortId, Held, Number};
@@ -35,6 +36,10 @@ pub(super) enum Whom {
 pub(super) struct Looks(BinaryHeap<Reverse<(Timestamp, Whom)>>);
 
 impl Looks {
+    pub(super) fn push(&mut self, at: Timestamp, whom: Whom) {
+        self.0.push(Reverse((at, whom)));
+    }
+
     pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Whom> {
         let Reverse((at, whom)) = *self.0.peek()?;
         if at > now {
@@ -74,17 +79,8 @@ impl KeyState {
         live.saturating_add(ask.tokens.max(ask.reach)) <= limit_tpm
     }
 
-    /// Sets the first look at a stream that is held by itself from now on.
-    pub(super) fn look_after(&mut self, number: Number) {
-        self.look_at(self.now.after(FIRST), Whom::Stream(number));
-    }
-
-    /// Sets the first look at a cohort that begins.
-    pub(super) fn look_after_cohort(&mut self, id: CohortId) {
-        self.look_at(self.now.after(FIRST), Whom::Cohort(id));
-    }
-
-    fn look_at(&mut self, at: Timestamp, whom: Whom) {
+    /// Sets the first look at a stream that is held by itself from now on, or at a cohort that begins.
+    pub(super) fn look_after(&mut self, whom: Whom) -> Timestamp {
         /// So many may have ended before they are looked for.
         const MOST_ENDED: usize = 64;
         if self.looks.0.len() > 2 * self.live.len() + MOST_ENDED {
@@ -93,7 +89,9 @@ impl KeyState {
                 Whom::Stream(number) => self.live.contains_key(number),
             });
         }
-        self.looks.0.push(Reverse((at, whom)));
+        let at = self.now.after(FIRST);
+        self.looks.push(at, whom);
+        at
     }
 
     /// Looks at streams that may have said nothing for a while. Who has spoken since is looked at later: moving the look with
@@ -115,7 +113,21 @@ impl KeyState {
             }
             self.now.after((silence / PARTS).max(FIRST))
         };
-        self.looks.0.push(Reverse((look_at, whom)));
+        self.looks.push(look_at, whom);
+        match whom {
+            Whom::Cohort(id) => {
+                if let Some(cohort) = self.cohorts.get_mut(id) {
+                    cohort.look_at = look_at;
+                    self.touched.add(Item::Cohort(id));
+                }
+            }
+            Whom::Stream(number) => {
+                if let Some(live) = self.live.get_mut(&number) {
+                    live.look_at = look_at;
+                    self.touched.add(Item::Reservation(number));
+                }
+            }
+        }
     }
 
     fn believe_cohort(&mut self, id: CohortId, silence: Duration, rules: &Rules<'_>) {

@@ -13,6 +13,7 @@ mod expectation;
 mod explain;
 mod ledger;
 mod pressure;
+mod record;
 
 const START: u64 = 1_700_000_000;
 const INCARNATION: u64 = 7;

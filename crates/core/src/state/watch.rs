@@ -5,6 +5,8 @@
 
 use core::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 use crate::time::Timestamp;
 
 /// For how long a key is watched.
@@ -17,11 +19,14 @@ const FAR_PERMILLE: u128 = 1_500;
 const LOWERED: Duration = Duration::from_secs(120);
 
 /// Whether a key is watched.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Encode, Decode)]
 pub(super) struct Watch {
+    #[n(0)]
     until: Timestamp,
     /// The highest limit of late, and when it was seen.
+    #[n(1)]
     limit_tpm: u64,
+    #[n(2)]
     limit_at: Timestamp,
 }
 

@@ -7,6 +7,7 @@ use tidegate_store::{Author, Store};
 use tonic::Status;
 
 use super::Admin;
+use super::write::not_written;
 
 impl<S: Store> Admin<S> {
     /// Raises limits; a boost that took effect is logged, once.
@@ -22,7 +23,7 @@ impl<S: Store> Admin<S> {
         };
         let object = write.title();
         let written = self.store.write_policy(self.clock.now(), write, author, options.dry_run).await;
-        let mut written = written.map_err(|refused| admin::write_error(&refused))?;
+        let mut written = written.map_err(not_written)?;
         if !options.dry_run {
             tracing::info!(
                 object,

@@ -7,6 +7,7 @@ use tidegate_store::{Author, Store};
 use tonic::Status;
 
 use super::Admin;
+use super::write::not_written;
 
 impl<S: Store> Admin<S> {
     /// Turns the switch; a turn that took effect is logged, once.
@@ -25,7 +26,7 @@ impl<S: Store> Admin<S> {
             unverified_actor: options.actor.clone(),
         };
         let written = self.store.write_policy(self.clock.now(), write, author, options.dry_run).await;
-        let written = written.map_err(|refused| admin::write_error(&refused))?;
+        let written = written.map_err(not_written)?;
         let switch = match written.result.written {
             Some(Written::Enforcement(switch)) => switch,
             _ => self.store.policy().enforcement(),

@@ -9,6 +9,7 @@ use tidegate_store::{Author, Reset, ResetDone, Store};
 use tonic::Status;
 
 use super::Admin;
+use super::write::not_durable;
 
 impl<S: Store> Admin<S> {
     /// Sets a key back; one that took effect is logged, once.
@@ -32,10 +33,12 @@ impl<S: Store> Admin<S> {
         };
         let reset = Reset { key: key.to_owned(), windows, drop_holds: wire.drop_holds };
         let done = self.store.reset_limit(self.clock.now(), &reset, author, options.dry_run).await;
-        let done = done.ok_or_else(|| error::not_found(Object::LimitKey, &key.to_string()))?;
+        let done = done
+            .map_err(|failure| not_durable(&failure))?
+            .ok_or_else(|| error::not_found(Object::LimitKey, &key.to_string()))?;
         let ResetDone { mut effect, persisted, dropped_hold_tokens, boosted } = done;
         if !options.dry_run {
-            tracing::info!(key = %key, reason = options.reason, unverified_actor = options.actor, "limit reset");
+            tracing::info!(key = %key, reason = options.reason, unverified_actor = options.actor, persisted, "limit reset");
         }
         let kept = boosted.iter().filter(|(_, boosted)| **boosted);
         let warning = |window: Window| format!("{}: a boost is in force and keeps the limit up", window.name());

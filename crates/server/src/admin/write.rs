@@ -1,9 +1,12 @@
 //! Creating, updating and deleting policy objects of any kind.
 
+use std::time::Duration;
+
 use tidegate_core::policy::{Kind, PolicyWrite, WriteError};
 use tidegate_proto::convert::admin::{self, Entry, Id, WriteOptions};
+use tidegate_proto::error;
 use tidegate_proto::v1;
-use tidegate_store::{Author, PolicyWritten, Store};
+use tidegate_store::{Author, NotDurable, PolicyError, PolicyWritten, Store};
 use tonic::Status;
 
 use super::Admin;
@@ -38,7 +41,9 @@ impl<S: Store> Admin<S> {
             let write = PolicyWrite::Create(entry.into_written());
             match self.store.write_policy(self.clock.now(), write, author.clone(), options.dry_run).await {
                 // Somebody else was given this very name.
-                Err(WriteError::AlreadyExists { .. }) if made_name && attempt < ATTEMPTS => attempt += 1,
+                Err(PolicyError::Refused(WriteError::AlreadyExists { .. })) if made_name && attempt < ATTEMPTS => {
+                    attempt += 1
+                }
                 result => return done::<E>("create", wanted.id(), result, &options),
             }
         }
@@ -65,7 +70,9 @@ impl<S: Store> Admin<S> {
             let entry = admin::update(current, wire, mask)?.into_written();
             let write = PolicyWrite::Update { entry, expected_revision: Some(revision) };
             match self.store.write_policy(self.clock.now(), write, author.clone(), options.dry_run).await {
-                Err(WriteError::Stale { .. }) if options.expected_revision.is_none() && attempt < ATTEMPTS => {
+                Err(PolicyError::Refused(WriteError::Stale { .. }))
+                    if options.expected_revision.is_none() && attempt < ATTEMPTS =>
+                {
                     attempt += 1;
                 }
                 result => return done::<E>("update", current.id(), result, &options),
@@ -108,14 +115,30 @@ fn author(verb: &str, kind: Kind, options: &WriteOptions, peer: String) -> Autho
     }
 }
 
+/// The error of a write that was refused, or of which it is not known whether the disk has it.
+pub(super) fn not_written(failure: PolicyError) -> Status {
+    match failure {
+        PolicyError::Refused(refused) => admin::write_error(&refused),
+        PolicyError::NotDurable(failure) => not_durable(&failure),
+    }
+}
+
+/// UNAVAILABLE: the disk may do better in a moment.
+pub(super) fn not_durable(failure: &NotDurable) -> Status {
+    /// The disk is tried again within as much.
+    const RETRY_AFTER: Duration = Duration::from_secs(5);
+    tracing::warn!(%failure, "policy not written");
+    error::unavailable(error::STORE_UNAVAILABLE, failure.to_string(), RETRY_AFTER)
+}
+
 /// The answer to a write of the object `id`; a write that took effect is logged, once.
 fn done<E: Entry>(
     verb: &'static str,
     id: Id<'_>,
-    result: Result<PolicyWritten, WriteError>,
+    result: Result<PolicyWritten, PolicyError>,
     options: &WriteOptions,
 ) -> Result<Done<E::Wire>, Status> {
-    let PolicyWritten { result, persisted, mut effect } = result.map_err(|refused| admin::write_error(&refused))?;
+    let PolicyWritten { result, persisted, mut effect } = result.map_err(not_written)?;
     let entry = result.written.and_then(E::from_written);
     // A name that the server made is in the entry alone.
     let id = entry.as_ref().map_or(id, E::id);

@@ -43,9 +43,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "on|shadow")]
     pub enforcement: Option<String>,
 
-    /// Keep state here; `memory` is the one store there is [env: TIDEGATE_STORE] [default: memory]
+    /// Where processes share state; `memory`, each by itself, is the one store there is [env: TIDEGATE_STORE] [default: memory]
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
+
+    /// Keep state and admin writes in this directory, across restarts and crashes; it is made where it does not exist
+    /// [env: TIDEGATE_DATA_DIR] [default: off, memory only]
+    #[arg(long, value_name = "DIR|off")]
+    pub data_dir: Option<String>,
 
     /// Threads that serve the limiter, 1 to 1024 [env: TIDEGATE_THREADS] [default: one per core]
     #[arg(long, value_name = "N")]

@@ -43,6 +43,14 @@ pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(path))
 }
 
+/// The path of a directory.
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("must be the path of a directory, or off".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
 /// `IP:PORT` or `unix:PATH`.
 pub(super) fn address(text: &str) -> Result<Address, String> {
     if text.starts_with("unix:") { socket_path(text).map(Address::Unix) } else { tcp(text).map(Address::Tcp) }

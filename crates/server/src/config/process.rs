@@ -8,8 +8,8 @@ use tidegate_store::memory::MemoryBounds;
 
 use super::args::ServeArgs;
 use super::parse::{
-    HOUR, address, boolean, count, duration, header_unit, log_filter, log_format, message_bytes, mode, off_or,
-    permille, size, socket_path, store, tcp, threads,
+    HOUR, address, boolean, count, directory, duration, header_unit, log_filter, log_format, message_bytes, mode,
+    off_or, permille, size, socket_path, store, tcp, threads,
 };
 use super::scrape;
 use super::section::Section;
@@ -23,6 +23,7 @@ const MOST: u32 = u32::MAX;
 pub(super) fn read(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<'_>) -> ProcessSettings {
     let default = ProcessSettings::default();
     from.setting("store", args.store.as_ref(), (root, "store"), (), store);
+    let data_dir = from.setting("data-dir", args.data_dir.as_ref(), (root, "data_dir"), None, off_or(directory));
     let threads = from.setting("threads", args.threads.as_ref(), (root, "threads"), default.threads, threads);
     let drain = duration(Duration::ZERO..=HOUR);
     let drain = from.setting("drain", args.drain.as_ref(), (root, "drain"), default.drain, drain);
@@ -40,6 +41,7 @@ pub(super) fn read(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<
     }
     ProcessSettings {
         listeners,
+        data_dir,
         insecure_admin,
         threads,
         drain,

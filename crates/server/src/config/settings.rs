@@ -132,6 +132,8 @@ impl Default for Logging {
 pub struct ProcessSettings {
     /// Which addresses are served.
     pub listeners: ListenerSettings,
+    /// Where state and admin writes are kept; default nowhere: memory only.
+    pub data_dir: Option<PathBuf>,
     /// Whether an admin address that strangers reach is accepted; default no.
     pub insecure_admin: bool,
     /// Threads that serve the limiter, 1 to 1,024; default one per core.
@@ -157,6 +159,7 @@ impl Default for ProcessSettings {
     fn default() -> Self {
         Self {
             listeners: ListenerSettings::default(),
+            data_dir: None,
             insecure_admin: false,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             drain: Duration::from_secs(10),

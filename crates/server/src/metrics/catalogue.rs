@@ -94,6 +94,24 @@ metrics! {
         "Limiter calls being answered";
     READY = Gauge "tidegate_ready" in "0 or 1" by []:
         "1 while decisions are being answered; 0 before, and from SIGTERM on";
+    DEGRADED = Gauge "tidegate_degraded" in "0 or 1" by ["part"]:
+        "1 while a part that decisions do not wait for is not as it should be. disk: what is on disk is more than 2 s old, or the last attempt to write failed";
+    DURABLE_AT = Gauge "tidegate_durable_at_seconds" in "seconds since 1970" by []:
+        "Everything up to this instant survives a kill -9. Only with --data-dir, as all rows of the disk";
+    DISK_LATE = Gauge "tidegate_disk_late_seconds" in "seconds" by []:
+        "How long ago that is";
+    DISK_BATCH = Gauge "tidegate_disk_batch_seconds" in "seconds" by []:
+        "How long the last batch took, from the first key that it copied to the answer of the disk";
+    DISK_BATCHES = Counter "tidegate_disk_batches_total" in "batches" by []:
+        "Batches on disk";
+    DISK_KEYS = Counter "tidegate_disk_keys_total" in "limit keys" by []:
+        "Keys in these batches; a key that changes all the time counts in each";
+    DISK_WRITTEN = Counter "tidegate_disk_written_bytes_total" in "bytes" by []:
+        "Bytes of these batches, before the storage engine writes them";
+    DISK_BYTES = Gauge "tidegate_disk_bytes" in "bytes" by []:
+        "Bytes that the data directory takes";
+    DISK_FAILURES = Counter "tidegate_disk_failures_total" in "attempts" by []:
+        "Attempts to write that came to nothing; what was in them is written with a later one";
     INSECURE_ADMIN = Gauge "tidegate_insecure_admin" in "0 or 1" by []:
         "1 where the admin API was opened to the network with --insecure-admin";
     BUILD_INFO = Gauge "tidegate_build_info" in "1" by ["version"]:

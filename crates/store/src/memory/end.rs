@@ -6,7 +6,7 @@ use tidegate_core::reservation::Ticket;
 use tidegate_core::state::{self, KeyState, Rules};
 use tidegate_core::time::Timestamp;
 
-use super::{MemoryStore, shadow};
+use super::{KnownModel, MemoryStore, shadow};
 use crate::{Booked, EndError, reservation_id};
 
 /// Most models whose figures are kept for the forecast; requests of others fall back on the defaults. Accounts that nobody
@@ -26,11 +26,21 @@ impl MemoryStore {
             return Err(EndError::NothingReserved);
         }
         let fingerprint = self.of_key(key.as_ref());
-        // Only this process could make the id, so a key that is not here was evicted, with all that it remembered.
-        let mut entry = self.keys.get_mut(&fingerprint).ok_or(EndError::TooLate)?;
+        let mut entry = match self.keys.get_mut(&fingerprint) {
+            Some(entry) => entry,
+            // A process that was killed may have admitted it in its last moments, and with it the key is lost.
+            None if self.endings.may_have_lost(ticket.number.incarnation, ticket.admitted_at) => {
+                self.key_anew(now, fingerprint, key.as_ref())
+            }
+            // It was evicted, with all that it remembered.
+            None => return Err(EndError::TooLate),
+        };
         self.refresh(now, &mut entry);
         let result = self.call(now, fingerprint, &mut entry, |state, rules| step(state, rules, &ticket));
         let configured = entry.resolved.configured;
+        if result.is_ok() {
+            self.mark(fingerprint, &mut entry);
+        }
         drop(entry);
         match result {
             Ok(done) => Ok((done, key, configured)),
@@ -49,12 +59,11 @@ impl MemoryStore {
         if let Some(sample) = &booked.sample {
             let model = self.of_model(key.as_ref());
             if let Some(mut known) = self.models.get_mut(&model) {
-                known.on_settled(sample, &self.defaults);
+                known.figures.on_settled(sample, &self.defaults);
+                known.changed = true;
             } else if self.models.len() < if configured { MOST_MODELS } else { MOST_MODELS / 2 } {
-                self.models
-                    .entry(model)
-                    .or_insert_with(|| Model::new(&self.defaults))
-                    .on_settled(sample, &self.defaults);
+                let fresh = || KnownModel { figures: Model::new(&self.defaults), changed: true };
+                self.models.entry(model).or_insert_with(fresh).figures.on_settled(sample, &self.defaults);
             }
         }
         Ok(Booked { outcome: booked.outcome, clamped: booked.clamped, tokens: booked.tokens })

@@ -1,25 +1,28 @@
 //! A key in the table, and one call on it: under the rules in force, counted, its timer set.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use dashmap::mapref::one::RefMut;
 use tidegate_core::forecast::Prior;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::policy::Resolved;
 use tidegate_core::pressure::Reading;
 use tidegate_core::state::{KeyState, Rules};
 use tidegate_core::time::Timestamp;
-use tidegate_core::window::PerWindow;
+use tidegate_core::window::{PerWindow, WINDOW};
 
 use super::MemoryStore;
 use super::denials::Denials;
+use super::marks::OnDisk;
 use crate::timers::Fingerprint;
 
 /// A key in the table.
-pub(super) struct Entry {
-    pub(super) key: LimitKey,
+pub(crate) struct Entry {
+    pub(crate) key: LimitKey,
     /// The fingerprint of its (model, variant).
     pub(super) model: Fingerprint,
-    pub(super) state: KeyState,
+    pub(crate) state: KeyState,
     /// What the policy of `revision` says about the key, until `resolved.valid_until`.
     pub(super) resolved: Resolved,
     pub(super) revision: u64,
@@ -28,6 +31,8 @@ pub(super) struct Entry {
     pub(super) due_at: Timestamp,
     /// Whether it stands in the queue of keys that may go.
     pub(super) queued: bool,
+    /// What of it is on disk.
+    pub(crate) disk: OnDisk,
 }
 
 /// What of a key's state the store counts.
@@ -120,7 +125,7 @@ impl MemoryStore {
 
     /// What requests of the key's model do, or the defaults.
     pub(super) fn fallback(&self, key: KeyRef<'_>) -> Prior {
-        self.models.get(&self.of_model(key)).map_or(self.defaults, |model| *model.prior())
+        self.models.get(&self.of_model(key)).map_or(self.defaults, |model| *model.figures.prior())
     }
 
     /// A key never seen before; not in the table.
@@ -136,7 +141,59 @@ impl MemoryStore {
             denials: Denials::default(),
             due_at: Timestamp::MAX,
             queued: false,
+            disk: OnDisk::default(),
         }
+    }
+
+    /// A key that is put into the table whether it has room or not: what an earlier process admitted counts.
+    pub(super) fn key_anew(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        key: KeyRef<'_>,
+    ) -> RefMut<'_, Fingerprint, Entry> {
+        self.keys.entry(fingerprint).or_insert_with(|| {
+            let mut fresh = self.fresh(now, key);
+            fresh.due_at = now.after(WINDOW);
+            self.timers.insert(fresh.due_at, fingerprint);
+            self.room.take_anyway(fresh.resolved.configured);
+            fresh
+        })
+    }
+
+    /// Puts a key into the table that an earlier process had, whether it has room or not.
+    pub(crate) fn restore(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        key: LimitKey,
+        state: KeyState,
+        disk: OnDisk,
+    ) {
+        /// All keys are looked at within a minute, and not all in one second of it.
+        const PARTS: u128 = 60;
+        let policy = self.policy.load();
+        let resolved = policy.resolve(key.as_ref(), now);
+        let second = Duration::from_secs(u64::try_from(fingerprint % PARTS).unwrap_or(0));
+        let due_at = state.next_timer().unwrap_or(Timestamp::MAX).min(now.after(second));
+        let tally = Tally::of(&state);
+        self.reservations.fetch_add(tally.reservations as u64, Ordering::Relaxed);
+        self.remembered.fetch_add(i64::try_from(tally.remembered).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.held.fetch_add(i64::try_from(tally.held).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.room.take_anyway(resolved.configured);
+        self.timers.insert(due_at, fingerprint);
+        let entry = Entry {
+            model: self.of_model(key.as_ref()),
+            key,
+            state,
+            revision: policy.revision(),
+            resolved,
+            denials: Denials::default(),
+            due_at,
+            queued: false,
+            disk,
+        };
+        self.keys.insert(fingerprint, entry);
     }
 
     /// Takes over what the policy says now (C8). A policy older than the one that the key has seen changes nothing.

@@ -52,14 +52,15 @@ impl MemoryStore {
                 retention != Retention::Needed
             });
             match evicted {
-                Some((_, entry)) => Evicted::Yes { configured: self.on_evicted(entry) },
+                Some((_, entry)) => Evicted::Yes { configured: self.on_evicted(fingerprint, entry) },
                 None => outcome,
             }
         })
     }
 
     /// Counts what leaves with a key, and says whether its account is configured.
-    pub(super) fn on_evicted(&self, mut entry: Entry) -> bool {
+    pub(super) fn on_evicted(&self, key: Fingerprint, mut entry: Entry) -> bool {
+        self.mark_gone(key, &entry);
         let before = Tally::of(&entry.state);
         while entry.state.forget_one() {}
         self.count(before, &mut entry.state);

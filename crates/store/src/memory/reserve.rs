@@ -111,6 +111,7 @@ impl MemoryStore {
         let answer =
             self.call(now, fingerprint, entry, |state, rules| state.reserve(now, rules, &reserve, || self.draw()));
         let answer = answer.map_err(|state::RequestIdTaken| ReserveError::RequestIdTaken)?;
+        self.mark_decided(fingerprint, entry, &answer);
         if answer.outcome.is_err_and(|denied| denied.denial.is_by_limit()) {
             entry.denials.add(now);
         }

@@ -12,7 +12,7 @@ use crate::{Author, Reset, ResetDone};
 const HOLDS_AT_ONCE: usize = 256;
 
 impl MemoryStore {
-    pub(super) fn reset(&self, now: Timestamp, reset: &Reset, author: Author, dry_run: bool) -> Option<ResetDone> {
+    pub(crate) fn reset(&self, now: Timestamp, reset: &Reset, author: Author, dry_run: bool) -> Option<ResetDone> {
         let fingerprint = self.of_key(reset.key.as_ref());
         // Before the key, as every write locks them.
         let mut log = self.writing.lock();
@@ -39,6 +39,7 @@ impl MemoryStore {
             return Some(done);
         }
         self.call(now, fingerprint, &mut entry, |state, rules| state.reset_limits(now, rules, &reset.windows));
+        self.mark(fingerprint, &mut entry);
         drop(entry);
         if reset.drop_holds {
             self.drop_holds(now, fingerprint);
@@ -52,6 +53,7 @@ impl MemoryStore {
         let mut after = None;
         while let Some(mut entry) = self.keys.get_mut(&fingerprint) {
             after = self.call(now, fingerprint, &mut entry, |state, _| state.drop_holds(after, HOLDS_AT_ONCE));
+            self.mark(fingerprint, &mut entry);
             if after.is_none() {
                 return;
             }

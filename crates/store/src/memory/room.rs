@@ -88,6 +88,14 @@ impl Room {
         Ok(())
     }
 
+    /// Takes a place where there may be none, for a key that must not be forgotten.
+    pub(super) fn take_anyway(&self, configured: bool) {
+        self.keys.fetch_add(1, Ordering::Relaxed);
+        if !configured {
+            self.unknown.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Gives a place back that was taken and not used.
     pub(super) fn give_back(&self, configured: bool) {
         self.keys.fetch_sub(1, Ordering::Relaxed);

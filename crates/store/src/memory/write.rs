@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tidegate_core::effect::Effect;
-use tidegate_core::policy::{Policy, PolicyWrite, WriteError, WriteResult, Written};
+use tidegate_core::policy::{Policy, PolicyWrite, WriteResult, Written};
 use tidegate_core::time::Timestamp;
 
 use super::MemoryStore;
 use crate::timers::Fingerprint;
-use crate::{Author, PolicyWritten};
+use crate::{Author, Change, PolicyError, PolicyWritten};
 
 /// How often a write is looked at anew when others write in between; then it is made, its effect as last looked at.
 const ATTEMPTS: usize = 4;
@@ -24,7 +24,7 @@ impl MemoryStore {
         write: PolicyWrite,
         author: Author,
         dry_run: bool,
-    ) -> Result<PolicyWritten, WriteError> {
+    ) -> Result<PolicyWritten, PolicyError> {
         let mut attempt = 1;
         loop {
             let old = self.policy.load_full();
@@ -50,9 +50,16 @@ impl MemoryStore {
         }
     }
 
+    /// Publishes a policy, and the record of the write that made it.
+    pub(crate) fn publish(&self, policy: Policy, change: Change) {
+        let mut log = self.writing.lock();
+        self.policy.store(Arc::new(policy));
+        log.append(change);
+    }
+
     /// What turning `old` into `new` does to known keys. First their fingerprints are taken, shard by shard, then each key is
     /// looked up by itself and only copied from under its lock: the longest lock is one walk over a shard's names.
-    async fn effect(&self, now: Timestamp, old: &Policy, new: &Policy, result: &WriteResult) -> Effect {
+    pub(crate) async fn effect(&self, now: Timestamp, old: &Policy, new: &Policy, result: &WriteResult) -> Effect {
         let mut effect = Effect::default();
         for (index, fingerprint) in self.concerned(result).into_iter().enumerate() {
             if index % KEYS_AT_ONCE == KEYS_AT_ONCE - 1 {

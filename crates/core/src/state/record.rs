@@ -1,0 +1,286 @@
+//! A key as a store writes it down, and how it comes back.
+//!
+//! The head says what the windows and the law are and changes with every call; items are what a busy key has many of. A
+//! charge and the memory of its settlement are in what is written together. What follows from them (lines of the holds,
+//! timers, streams of each cohort) is made again.
+
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::ops::Bound::{Excluded, Unbounded};
+
+use minicbor::{Decode, Decoder, Encode, decode};
+
+use super::cohort::{Cohort, Cohorts};
+use super::denied::Denied;
+use super::expiry::Expiries;
+use super::silence::{Looks, Whom};
+use super::touched::{Item, Touched};
+use super::watch::Watch;
+use super::{Forget, KeyState, KnownRequest};
+use crate::charges::{Charges, Output};
+use crate::forecast::{Figures, Lengths, Prior};
+use crate::holds::Holds;
+use crate::key::KeyRef;
+use crate::law::Law;
+use crate::law::history::History;
+use crate::reservation::{CohortId, Ended, Held, Issued, Number, Reservation};
+use crate::time::Timestamp;
+
+/// All of a key but its items.
+#[derive(Encode, Decode)]
+struct Head<'a> {
+    #[n(0)]
+    now: Timestamp,
+    #[n(1)]
+    law: Law,
+    #[n(2)]
+    history: Cow<'a, History>,
+    #[n(3)]
+    prompt: Cow<'a, Charges<2>>,
+    #[n(4)]
+    generated: Cow<'a, Output>,
+    #[n(5)]
+    figures: Figures,
+    #[n(6)]
+    lengths: Cow<'a, Lengths>,
+    #[n(7)]
+    prior: Cow<'a, Prior>,
+    #[n(8)]
+    watch: Watch,
+    #[n(9)]
+    denied: Cow<'a, Denied>,
+    #[n(10)]
+    issued: Cow<'a, Issued>,
+    #[n(11)]
+    forgotten: Option<Number>,
+    #[n(12)]
+    ids_good_until: Timestamp,
+}
+
+/// One item.
+#[derive(Encode, Decode)]
+enum Part<'a> {
+    #[n(0)]
+    Cohort(#[n(0)] CohortId, #[n(1)] Cow<'a, Cohort>),
+    #[n(1)]
+    Live(#[n(0)] Number, #[n(1)] Cow<'a, Reservation>),
+    #[n(2)]
+    Ended(#[n(0)] Number, #[n(1)] Cow<'a, Ended>),
+    /// Settled: the numbers that the key issued tell.
+    #[n(3)]
+    Gone(#[n(0)] Number),
+    #[n(4)]
+    Request(#[cbor(n(0), with = "crate::record::hash")] u128, #[n(1)] Cow<'a, KnownRequest>),
+}
+
+impl KeyState {
+    /// Items that it has.
+    #[must_use]
+    pub fn items(&self) -> usize {
+        self.cohorts.len() + self.live.len() + self.ended.len() + self.requests.len()
+    }
+
+    /// At most `most` of its items, those after `after`, in order.
+    #[must_use]
+    pub fn items_after(&self, after: Option<Item>, most: usize) -> Vec<Item> {
+        let (cohort, number, request) = match after {
+            None => (Some(None), Some(None), None),
+            Some(Item::Cohort(id)) => (Some(Some(id)), Some(None), None),
+            Some(Item::Reservation(number)) => (None, Some(Some(number)), None),
+            Some(Item::Request(id)) => (None, None, Some(id)),
+        };
+        let cohorts = cohort.into_iter().flat_map(|after| self.cohorts.after(after)).map(Item::Cohort);
+        // Live and ended ones, in one order: the two never share a number.
+        let reservations = number.into_iter().flat_map(|after| {
+            let range = (after.map_or(Unbounded, Excluded), Unbounded);
+            let live = self.live.range(range).map(|(number, _)| *number).take(most);
+            let ended = self.ended.range(range).map(|(number, _)| *number).take(most);
+            let mut numbers: Vec<Number> = live.chain(ended).collect();
+            numbers.sort_unstable();
+            numbers
+        });
+        let requests = self.requests.range((request.map_or(Unbounded, Excluded), Unbounded)).map(|(id, _)| *id);
+        cohorts.chain(reservations.map(Item::Reservation)).chain(requests.map(Item::Request)).take(most).collect()
+    }
+
+    /// Notes from now on which items change.
+    pub fn note_items(&mut self) {
+        self.touched.start();
+    }
+
+    /// Notes nothing any longer.
+    pub fn note_nothing(&mut self) {
+        self.touched.stop();
+    }
+
+    /// The items that changed, and of which some may be gone, since this was called last or [`KeyState::note_items`] was;
+    /// `None` where they are not noted, or were too many to be noted.
+    pub fn take_noted(&mut self) -> Option<Vec<Item>> {
+        self.touched.take()
+    }
+
+    /// Writes the head down.
+    pub fn write_head(&self, out: &mut Vec<u8>) {
+        let head = Head {
+            now: self.now,
+            law: self.law,
+            history: Cow::Borrowed(&self.history),
+            prompt: Cow::Borrowed(&self.prompt),
+            generated: Cow::Borrowed(&self.generated),
+            figures: self.figures,
+            lengths: Cow::Borrowed(&self.lengths),
+            prior: Cow::Borrowed(&self.prior),
+            watch: self.watch,
+            denied: Cow::Borrowed(&self.denied),
+            issued: Cow::Borrowed(&self.issued),
+            forgotten: self.forgotten,
+            ids_good_until: self.ids_good_until,
+        };
+        write(&head, out);
+    }
+
+    /// Writes these items down as they are now, or that they are gone.
+    pub fn write_items(&self, items: &[Item], out: &mut Vec<u8>) {
+        for item in items {
+            let part = match item {
+                // It is gone when its last stream is.
+                Item::Cohort(id) => self.cohorts.get(*id).map(|cohort| Part::Cohort(*id, Cow::Borrowed(cohort))),
+                Item::Reservation(number) => Some(match (self.live.get(number), self.ended.get(number)) {
+                    (Some(live), _) => Part::Live(*number, Cow::Borrowed(live)),
+                    (None, Some(ended)) => Part::Ended(*number, Cow::Borrowed(ended)),
+                    (None, None) => Part::Gone(*number),
+                }),
+                // It is gone when its time has come.
+                Item::Request(id) => self.requests.get(id).map(|known| Part::Request(*id, Cow::Borrowed(known))),
+            };
+            if let Some(part) = part {
+                write(&part, out);
+            }
+        }
+    }
+}
+
+fn write(record: &impl Encode<()>, out: &mut Vec<u8>) {
+    let written: Result<(), minicbor::encode::Error<core::convert::Infallible>> = minicbor::encode(record, out);
+    written.expect("memory takes everything, and no type here refuses");
+}
+
+/// A key that is being read back: its head, then its items in the order in which they were written; a later one takes the
+/// place of an earlier one.
+pub struct Restored {
+    head: Head<'static>,
+    cohorts: BTreeMap<CohortId, Box<Cohort>>,
+    live: BTreeMap<Number, Box<Reservation>>,
+    ended: BTreeMap<Number, Ended>,
+    requests: BTreeMap<u128, KnownRequest>,
+}
+
+impl Restored {
+    /// Begins with what [`KeyState::write_head`] wrote; bytes after that are left alone.
+    ///
+    /// # Errors
+    /// It is not a head.
+    pub fn read_head(bytes: &[u8]) -> Result<Self, decode::Error> {
+        Ok(Self {
+            head: minicbor::decode(bytes)?,
+            cohorts: BTreeMap::new(),
+            live: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            requests: BTreeMap::new(),
+        })
+    }
+
+    /// Takes in what [`KeyState::write_items`] wrote, all of `bytes`.
+    ///
+    /// # Errors
+    /// They are not items.
+    pub fn read_items(&mut self, bytes: &[u8]) -> Result<(), decode::Error> {
+        let mut decoder = Decoder::new(bytes);
+        while decoder.position() < bytes.len() {
+            match decoder.decode::<Part<'_>>()? {
+                Part::Cohort(id, cohort) => drop(self.cohorts.insert(id, Box::new(cohort.into_owned()))),
+                Part::Live(number, live) => drop(self.live.insert(number, Box::new(live.into_owned()))),
+                Part::Ended(number, ended) => {
+                    self.live.remove(&number);
+                    self.ended.insert(number, ended.into_owned());
+                }
+                Part::Gone(number) => {
+                    self.live.remove(&number);
+                    self.ended.remove(&number);
+                }
+                Part::Request(id, known) => drop(self.requests.insert(id, known.into_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    /// When the key was written down.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.head.now
+    }
+
+    /// The state of `key` as of [`Restored::now`].
+    #[must_use]
+    pub fn finish(self, key: KeyRef<'_>) -> KeyState {
+        let Self { head, mut cohorts, mut live, mut ended, mut requests } = self;
+        let now = head.now;
+        let mut holds = Holds::default();
+        let mut looks = Looks::default();
+        holds.advance(now);
+        for (number, live) in &mut live {
+            match &live.held {
+                Held::Nothing => {}
+                Held::Alone(hold) => {
+                    holds.insert(hold);
+                    looks.push(live.look_at, Whom::Stream(*number));
+                }
+                Held::Cohort(id) => match cohorts.get_mut(id) {
+                    Some(cohort) => {
+                        holds.insert_like(&cohort.hold, live.reserved.generated);
+                        cohort.streams += 1;
+                    }
+                    None => live.held = Held::Nothing,
+                },
+            }
+        }
+        let expiries = Expiries::of(&live);
+        let cohorts = Cohorts::restored(cohorts, now);
+        for (id, cohort) in cohorts.iter() {
+            looks.push(cohort.look_at, Whom::Cohort(id));
+        }
+        ended.retain(|_, ended| ended.until > now);
+        requests.retain(|_, known| known.until > now);
+        let forgotten = ended.iter().map(|(number, ended)| (ended.until, Forget::Reservation(*number)));
+        let forgets = forgotten.chain(requests.iter().map(|(id, known)| (known.until, Forget::Request(*id)))).collect();
+        KeyState {
+            now,
+            phase_seconds: key.phase_seconds(),
+            law: head.law,
+            history: head.history.into_owned(),
+            prompt: head.prompt.into_owned(),
+            generated: head.generated.into_owned(),
+            holds,
+            figures: head.figures,
+            lengths: head.lengths.into_owned(),
+            prior: head.prior.into_owned(),
+            watch: head.watch,
+            denied: head.denied.into_owned(),
+            live,
+            ended,
+            requests,
+            issued: head.issued.into_owned(),
+            expiries,
+            forgets,
+            cohorts,
+            beginning: None,
+            looks,
+            forgotten: head.forgotten,
+            ids_good_until: head.ids_good_until,
+            expired: 0,
+            touched: Touched::default(),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The directory itself: one process at a time, and a note that says what it is.
+//!
+//! `LOCK` is locked by the process that has the directory; the system lets go of it with the process, however that ends.
+//! `FORMAT` says what the directory is, in words, and which version: it is looked at before anything is opened, so that a newer
+//! one is left untouched. The engine's files are in `store`.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::batch::Table;
+use super::engine::{Engine, EngineError};
+use super::layout::VERSION;
+
+const LOCK: &str = "LOCK";
+const FORMAT: &str = "FORMAT";
+const STORE: &str = "store";
+/// The first line of `FORMAT`, before the version.
+const FORMAT_LINE: &str = "tidegate data directory, format ";
+
+/// Why a directory is not used; it is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The system's: it cannot be made, read or locked.
+    #[error("the data directory {path}: {error}", path = path.display())]
+    Io {
+        /// The directory, or the file in it.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// Another process has it.
+    #[error("the data directory {path} is in use by another process; each needs its own", path = path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It has files in it that are not ours.
+    #[error(
+        "{path} is not empty and not a data directory of tidegate (it has {file:?} and no {FORMAT}); name an empty one",
+        path = path.display()
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// One of the files.
+        file: String,
+    },
+    /// A newer program wrote it.
+    #[error(
+        "the data directory has format {found}; this program reads formats up to {VERSION}: run the newer version that wrote it"
+    )]
+    Version {
+        /// The version found.
+        found: u32,
+    },
+    /// It is known and has lost its contents.
+    #[error(
+        "the data directory {path} has lost its contents: nothing is in {STORE}. Restore it from a snapshot, or name an empty \
+         directory to begin with fresh limits",
+        path = path.display()
+    )]
+    Lost {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A record that cannot be read.
+    #[error(
+        "the data directory is damaged: {table}: {what}. Restore it from a snapshot, or name an empty directory to begin with \
+         fresh limits"
+    )]
+    Damaged {
+        /// In which table.
+        table: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+    /// The engine's.
+    #[error("the data directory cannot be opened: {0}")]
+    Engine(String),
+    /// The system has no randomness to give.
+    #[error("no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+impl From<EngineError> for OpenError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+/// A directory that no other process has.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    known: bool,
+    /// Locked for as long as it is open.
+    _lock: File,
+}
+
+impl Directory {
+    /// Takes the directory at `path`, and makes it where there is none. Looks at its version before anything else.
+    pub(super) fn lock(path: &Path) -> Result<Self, OpenError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| OpenError::Io { path, error }
+        };
+        fs::create_dir_all(path).map_err(io(path))?;
+        let known = version_of(path)?.is_some();
+        if !known && let Some(file) = foreign_file(path).map_err(io(path))? {
+            return Err(OpenError::Foreign { path: path.to_owned(), file });
+        }
+        let lock_path = path.join(LOCK);
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), known, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => Err(io(&lock_path)(error)),
+        }
+    }
+
+    /// Whether a process has written here before.
+    pub(super) const fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// Notes that it is ours. What is in it is complete by now.
+    pub(super) fn make_known(&self) -> Result<(), OpenError> {
+        if self.known {
+            return Ok(());
+        }
+        let path = self.path.join(FORMAT);
+        let write = || -> io::Result<()> {
+            let new = self.path.join("FORMAT.new");
+            let mut file = File::create(&new)?;
+            writeln!(file, "{FORMAT_LINE}{VERSION}")?;
+            writeln!(file, "It holds secrets; `tidegate snapshot inspect` shows what else.")?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|error| OpenError::Io { path: path.clone(), error })
+    }
+
+    pub(super) fn engine_path(&self) -> PathBuf {
+        self.path.join(STORE)
+    }
+
+    pub(super) fn open_engine(&self) -> Result<Engine, OpenError> {
+        let path = self.engine_path();
+        if self.known && !path.is_dir() {
+            return Err(OpenError::Lost { path: self.path.clone() });
+        }
+        Ok(Engine::open(&path)?)
+    }
+}
+
+/// The version that `FORMAT` states; `None` where there is no such file. A newer one is refused.
+fn version_of(path: &Path) -> Result<Option<u32>, OpenError> {
+    let path = path.join(FORMAT);
+    let mut text = String::new();
+    match File::open(&path).and_then(|file| file.take(1_024).read_to_string(&mut text)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::Io { path, error }),
+    }
+    let version = text.lines().next().and_then(|line| line.strip_prefix(FORMAT_LINE)?.trim().parse().ok());
+    match version {
+        Some(found @ 1..=VERSION) => Ok(Some(found)),
+        Some(found) => Err(OpenError::Version { found }),
+        None => {
+            Err(OpenError::Damaged { table: Table::Meta.name(), what: format!("{FORMAT} does not name a version") })
+        }
+    }
+}
+
+/// A file that is not ours.
+fn foreign_file(path: &Path) -> io::Result<Option<String>> {
+    // What an interrupted first start leaves; `lost+found` is the file system's.
+    let ours = [LOCK, STORE, "FORMAT.new", "lost+found"];
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !ours.contains(&name.as_str()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
