@@ -94,6 +94,14 @@ fn serve_durable(
     if !opened.was_stopped() {
         tracing::warn!(data_dir, "the last process was killed: what it did in its last second may be missing");
     }
+    if opened.missing_batches() > 0 {
+        let batches = opened.missing_batches();
+        tracing::error!(
+            data_dir,
+            batches,
+            "batches are missing that were on disk: a file was cut off, altered or lost; limits and policy are as before them"
+        );
+    }
     if has_file {
         for difference in opened.differences() {
             tracing::warn!(data_dir, "policy: {difference}");

@@ -5,6 +5,7 @@
 //!
 //! `docs/storage.md` says what is on disk, and `docs/operations.md` what to do about it.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
 use std::path::Path;
@@ -36,6 +37,7 @@ mod directory;
 mod engine;
 mod keys;
 pub(crate) mod layout;
+mod packs;
 mod recover;
 #[cfg(test)]
 mod tests;
@@ -44,7 +46,7 @@ mod writer;
 pub use directory::OpenError;
 
 use batch::Batch;
-use directory::Directory;
+use directory::{Directory, Newest};
 use engine::Engine;
 use layout::{Progress, Secrets};
 use writer::{Done, Writer};
@@ -89,6 +91,9 @@ pub struct OpenDirectory {
     last: Option<Progress>,
     newest: Timestamp,
     differences: Vec<String>,
+    note: Newest,
+    missing: u64,
+    batches: VecDeque<(u32, u64)>,
 }
 
 impl OpenDirectory {
@@ -124,7 +129,9 @@ impl OpenDirectory {
         let policy = recover::policy(&engine, described)?;
         let differences = difference::between(described, &policy);
         let log = recover::changes(&engine)?;
+        let (note, noted) = directory.newest()?;
         let (last, endings) = recover::endings(&mut engine)?;
+        let missing = noted.saturating_sub(last.map_or(0, |last| last.batches));
         let checksum = ChecksumKey::new(secrets.checksum);
         let table = MemoryStore::with_secrets(bounds, forecast, policy, secrets.fingerprint, checksum);
         let mut table = table.map_err(OpenError::Random)?;
@@ -132,8 +139,9 @@ impl OpenDirectory {
         *table.writing.get_mut() = log;
         recover::models(&engine, &table)?;
         let durable_at = last.map_or(Timestamp::ZERO, |last| last.durable_at);
-        let newest = recover::keys(&engine, &table, wall.max(durable_at))?.max(durable_at);
-        Ok(Self { table: Arc::new(table), engine, directory, last, newest, differences })
+        let found = recover::keys(&engine, &table, wall.max(durable_at))?;
+        let (newest, batches) = (found.newest.max(durable_at), found.batches);
+        Ok(Self { table: Arc::new(table), engine, directory, last, newest, differences, note, missing, batches })
     }
 
     /// The newest instant of which something is on disk: time goes on from there, if the wall clock is behind (C15).
@@ -146,6 +154,13 @@ impl OpenDirectory {
     #[must_use]
     pub const fn had_state(&self) -> bool {
         self.last.is_some()
+    }
+
+    /// Batches that were on disk once and are no longer: a file was cut off, altered or taken away. What is here is as it was
+    /// before them.
+    #[must_use]
+    pub const fn missing_batches(&self) -> u64 {
+        self.missing
     }
 
     /// Whether the last process stopped in good order, so that nothing is missing.
@@ -178,11 +193,12 @@ impl OpenDirectory {
     /// # Errors
     /// The system's: there is no thread to be had.
     pub fn start(self, now: Now) -> std::io::Result<DurableStore> {
-        let Self { table, engine, directory, newest, .. } = self;
-        let progress = Progress { durable_at: newest, incarnation: table.incarnation, stopped: false };
+        let Self { table, engine, directory, last, newest, note, missing, batches: log, .. } = self;
+        let batches = last.map_or(0, |last| last.batches) + missing;
+        let progress = Progress { durable_at: newest, incarnation: table.incarnation, stopped: false, batches };
         let first_on_disk = table.writing.lock().first();
         let path = directory.engine_path();
-        let writer = Writer::start(Arc::clone(&table), engine, path, Arc::clone(&now), progress)?;
+        let writer = Writer::start(Arc::clone(&table), engine, path, Arc::clone(&now), progress, note, log)?;
         let turn = Arc::new(Mutex::new(Turn { first_on_disk }));
         Ok(DurableStore { table, writer, turn, now, _directory: directory })
     }

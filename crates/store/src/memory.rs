@@ -167,6 +167,8 @@ pub struct MemoryStore {
     floor_above_ceiling: AtomicU64,
     /// For the disk; `None` where there is none.
     pub(crate) marks: Option<Marks>,
+    /// Bytes on disk that count.
+    pub(crate) disk_live: AtomicU64,
 }
 
 impl MemoryStore {
@@ -210,6 +212,7 @@ impl MemoryStore {
             bound_reached: Default::default(),
             floor_above_ceiling: AtomicU64::new(0),
             marks: None,
+            disk_live: AtomicU64::new(0),
             endings: Endings::default(),
         })
     }
@@ -224,7 +227,7 @@ impl MemoryStore {
         hasher.finish128().as_u128()
     }
 
-    fn of_key(&self, key: KeyRef<'_>) -> Fingerprint {
+    pub(crate) fn of_key(&self, key: KeyRef<'_>) -> Fingerprint {
         self.fingerprint([key.account(), key.model(), key.variant()])
     }
 }

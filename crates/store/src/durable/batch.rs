@@ -1,7 +1,8 @@
-//! What goes to disk in one piece, all or nothing.
+//! What goes to disk in one piece, all or nothing: rows of the small tables, and keys in packs.
 
 use std::ops::Range;
 
+use super::packs::{self, Packs};
 use crate::timers::Fingerprint;
 
 /// What is kept apart on disk.
@@ -15,7 +16,7 @@ pub(crate) enum Table {
     Changes,
     /// What the requests of each model do.
     Models,
-    /// Limit keys: heads, and pieces with their items.
+    /// Limit keys, in packs.
     Keys,
 }
 
@@ -34,7 +35,7 @@ impl Table {
     }
 }
 
-/// One write.
+/// A row that is written.
 struct Write {
     table: Table,
     key: Range<usize>,
@@ -42,37 +43,30 @@ struct Write {
     value: Option<Range<usize>>,
 }
 
-/// Writes in their order, in one piece of memory.
+/// Writes in their order.
 #[derive(Default)]
 pub(crate) struct Batch {
+    /// Keys and values of the rows.
     bytes: Vec<u8>,
-    writes: Vec<Write>,
+    rows: Vec<Write>,
+    /// Limit keys: heads, and pieces with their items.
+    pub(crate) keys: Packs,
     /// Keys of which not all is here that belongs to it.
     pub(super) unfinished: Vec<Fingerprint>,
 }
 
 impl Batch {
-    /// Puts what `write` writes at `key`.
+    /// Puts what `write` writes into the row at `key`.
     pub(crate) fn put(&mut self, table: Table, key: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
         let key = self.key(key);
         let start = self.bytes.len();
         write(&mut self.bytes);
-        self.writes.push(Write { table, key, value: Some(start..self.bytes.len()) });
+        self.rows.push(Write { table, key, value: Some(start..self.bytes.len()) });
     }
 
     pub(crate) fn remove(&mut self, table: Table, key: &[u8]) {
         let key = self.key(key);
-        self.writes.push(Write { table, key, value: None });
-    }
-
-    /// Adds the writes of another one after these.
-    pub(crate) fn append(&mut self, other: &Self) {
-        for (table, key, value) in other.iter() {
-            match value {
-                Some(value) => self.put(table, key, |out| out.extend_from_slice(value)),
-                None => self.remove(table, key),
-            }
-        }
+        self.rows.push(Write { table, key, value: None });
     }
 
     fn key(&mut self, key: &[u8]) -> Range<usize> {
@@ -81,23 +75,35 @@ impl Batch {
         start..self.bytes.len()
     }
 
+    /// The keys that it has so far, and all else.
+    pub(crate) fn split(self) -> (Self, Self) {
+        let Self { bytes, rows, keys, unfinished } = self;
+        (Self { keys, ..Self::default() }, Self { bytes, rows, unfinished, ..Self::default() })
+    }
+
+    /// Makes rows of the packs, as those of this batch number. Returns how many bytes they have.
+    pub(crate) fn seal(&mut self, batch: u32) -> u64 {
+        let keys = std::mem::take(&mut self.keys);
+        let mut bytes = 0;
+        for (number, pack) in (0..).zip(keys.iter()) {
+            bytes += pack.len() as u64;
+            self.put(Packs::TABLE, &packs::row_of(batch, number), |out| out.extend_from_slice(pack));
+        }
+        bytes
+    }
+
     /// About what it takes in memory.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len() + self.writes.len() * size_of::<Write>()
+        self.bytes.len() + self.keys.bytes()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.rows.is_empty() && self.keys.is_empty()
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.writes.clear();
-    }
-
-    /// Table, key and value; no value where it is removed.
+    /// Table, key and value of each row; no value where it is removed.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Table, &[u8], Option<&[u8]>)> {
-        self.writes.iter().map(|write| {
+        self.rows.iter().map(|write| {
             let value = write.value.clone().map(|value| &self.bytes[value]);
             (write.table, &self.bytes[write.key.clone()], value)
         })

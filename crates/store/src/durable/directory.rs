@@ -1,11 +1,13 @@
 //! The directory itself: one process at a time, and a note that says what it is.
 //!
 //! `LOCK` is locked by the process that has the directory; the system lets go of it with the process, however that ends.
+//! `NEWEST` says how many batches are on disk, so that nothing goes missing unnoticed where a file is cut off or lost.
 //! `FORMAT` says what the directory is, in words, and which version: it is looked at before anything is opened, so that a newer
-//! one is left untouched. The engine's files are in `store`.
+//! one is left untouched. The engine's file is `state.redb`.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::batch::Table;
@@ -14,7 +16,8 @@ use super::layout::VERSION;
 
 const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
-const STORE: &str = "store";
+const NEWEST: &str = "NEWEST";
+const STORE: &str = "state.redb";
 /// The first line of `FORMAT`, before the version.
 const FORMAT_LINE: &str = "tidegate data directory, format ";
 
@@ -143,16 +146,49 @@ impl Directory {
         write().map_err(|error| OpenError::Io { path: path.clone(), error })
     }
 
+    /// How many batches were on disk when [`Newest::note`] was called last; 0 where that is not known.
+    pub(super) fn newest(&self) -> Result<(Newest, u64), OpenError> {
+        let path = self.path.join(NEWEST);
+        let open = || -> io::Result<(Newest, u64)> {
+            let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+            let mut text = String::new();
+            // It is no text where the machine lost power while it was written.
+            let read = (&mut file).take(1_024).read_to_string(&mut text);
+            let batches = read.ok().and_then(|_| text.lines().next()?.parse().ok());
+            Ok((Newest(file), batches.unwrap_or(0)))
+        };
+        open().map_err(|error| OpenError::Io { path: path.clone(), error })
+    }
+
     pub(super) fn engine_path(&self) -> PathBuf {
         self.path.join(STORE)
     }
 
     pub(super) fn open_engine(&self) -> Result<Engine, OpenError> {
         let path = self.engine_path();
-        if self.known && !path.is_dir() {
+        if self.known && !path.is_file() {
             return Err(OpenError::Lost { path: self.path.clone() });
         }
-        Ok(Engine::open(&path)?)
+        match Engine::open(&path) {
+            // A first start that was interrupted: nobody was ever told that something is in it.
+            Err(_) if !self.known && path.is_file() => {
+                fs::remove_file(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+                Ok(Engine::open(&path)?)
+            }
+            opened => Ok(opened?),
+        }
+    }
+}
+
+/// A note of how many batches are on disk, outside of the engine's files.
+#[derive(Debug)]
+pub(super) struct Newest(File);
+
+impl Newest {
+    /// Notes it; not forced to the disk, as it must only not be ahead of it.
+    pub(super) fn note(&self, batches: u64) -> io::Result<()> {
+        // Always as long, so that it is one write over the one before.
+        self.0.write_all_at(format!("{batches:020}\n").as_bytes(), 0)
     }
 }
 
@@ -178,7 +214,7 @@ fn version_of(path: &Path) -> Result<Option<u32>, OpenError> {
 /// A file that is not ours.
 fn foreign_file(path: &Path) -> io::Result<Option<String>> {
     // What an interrupted first start leaves; `lost+found` is the file system's.
-    let ours = [LOCK, STORE, "FORMAT.new", "lost+found"];
+    let ours = [LOCK, NEWEST, STORE, "FORMAT.new", "lost+found"];
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if !ours.contains(&name.as_str()) {

@@ -1,108 +1,134 @@
-//! The storage engine behind a narrow door: fjall. `docs/decisions/0010-embedded-engine.md` says why this one.
+//! The storage engine behind a narrow door: redb. `docs/decisions/0010-embedded-engine.md` says why this one, and why keys are
+//! not rows of it but come in packs.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition, TableError};
 
 use super::batch::{Batch, Table};
 
-/// Memory for what was read; reading happens at start alone.
-const CACHE_BYTES: u64 = 16 << 20;
-/// Most of the log of batches that is not in tables yet.
-const LOG_BYTES: u64 = 512 << 20;
+/// Memory for pages; all is read at start alone.
+const CACHE_BYTES: usize = 16 << 20;
 
 /// Why the engine did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
     /// The engine's own words.
     #[error("{0}")]
-    Engine(#[from] fjall::Error),
+    Engine(#[from] redb::Error),
+    /// It panicked; what it said is in the log.
+    #[error("the storage engine panicked")]
+    Panic,
+    /// The system's.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
     /// It was not asked.
     #[error("{0}")]
     Refused(String),
 }
 
-/// A directory that is open.
+macro_rules! from_engine {
+    ($($error:ident)*) => {
+        $(impl From<redb::$error> for EngineError {
+            fn from(error: redb::$error) -> Self {
+                Self::Engine(error.into())
+            }
+        })*
+    };
+}
+from_engine!(DatabaseError TransactionError TableError StorageError CommitError);
+
+type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+const fn rows(table: Table) -> Rows {
+    TableDefinition::new(table.name())
+}
+
+/// A file that is open.
 pub(crate) struct Engine {
     database: Database,
-    tables: [Keyspace; Table::ALL.len()],
     path: PathBuf,
 }
 
 impl Engine {
-    /// Opens the engine's files at `path`, or makes them.
+    /// Opens the file at `path`, or makes it. Every checksum in it is looked at.
     pub(crate) fn open(path: &Path) -> Result<Self, EngineError> {
-        let database =
-            Database::builder(path).cache_size(CACHE_BYTES).max_journaling_size(LOG_BYTES).worker_threads(1).open()?;
-        let open = |table: Table| database.keyspace(table.name(), KeyspaceCreateOptions::default);
-        let [meta, policy, changes, models, keys] = Table::ALL.map(open);
-        Ok(Self { tables: [meta?, policy?, changes?, models?, keys?], database, path: path.to_owned() })
-    }
-
-    fn table(&self, table: Table) -> &Keyspace {
-        &self.tables[table as usize]
+        let open = || {
+            let mut builder = Builder::new();
+            builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+            builder.create(path)
+        };
+        // It promises errors, and has paths on which it panics.
+        let database = catch_unwind(AssertUnwindSafe(open)).map_err(|_| EngineError::Panic)??;
+        if let Some(directory) = path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
+        Ok(Self { database, path: path.to_owned() })
     }
 
     /// Writes all of `batch` or nothing; when this returns, it is on the disk.
     pub(crate) fn commit(&mut self, batch: &Batch) -> Result<(), EngineError> {
-        let mut writes = self.database.batch().durability(Some(PersistMode::SyncData));
-        for (table, key, value) in batch.iter() {
-            match value {
-                Some(value) => writes.insert(self.table(table), key, value),
-                None => writes.remove(self.table(table), key),
+        let mut writes = self.database.begin_write()?;
+        writes.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
+        for table in Table::ALL {
+            let mut of_table = batch.iter().filter(|(of, _, _)| *of == table).peekable();
+            if of_table.peek().is_none() {
+                continue;
+            }
+            let mut rows = writes.open_table(rows(table))?;
+            for (_, key, value) in of_table {
+                match value {
+                    Some(value) => drop(rows.insert(key, value)?),
+                    None => drop(rows.remove(key)?),
+                }
             }
         }
         Ok(writes.commit()?)
     }
 
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        Ok(self.table(table).get(key)?.map(|value| value.to_vec()))
+        match self.database.begin_read()?.open_table(rows(table)) {
+            Ok(rows) => Ok(rows.get(key)?.map(|value| value.value().to_vec())),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// Shows `look` the records from `from` on and before `to`, in the order of their keys, until it answers `false`.
+    /// Shows `look` the rows of a table from `from` on in the order of their keys, or in the opposite one, until it answers
+    /// `false`.
     pub(crate) fn scan(
         &self,
         table: Table,
         from: &[u8],
-        to: Option<&[u8]>,
+        backwards: bool,
         mut look: impl FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), EngineError> {
-        let table = self.table(table);
-        let records = match to {
-            Some(to) => table.range(from..to),
-            None => table.range(from..),
+        let rows = match self.database.begin_read()?.open_table(rows(table)) {
+            Ok(rows) => rows,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
         };
-        for record in records {
-            let (key, value) = record.into_inner()?;
-            if !look(&key, &value) {
+        let mut range = rows.range(from..)?;
+        while let Some(row) = if backwards { range.next_back() } else { range.next() } {
+            let (key, value) = row?;
+            if !look(key.value(), value.value()) {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Bytes that its files take.
+    /// Bytes that the file takes on the disk.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        bytes_in(&self.path)
+        fs::metadata(&self.path).map_or(0, |metadata| metadata.blocks() * 512)
     }
 }
 
-fn bytes_in(path: &Path) -> u64 {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let bytes = entries.map(|entry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
-        // Files are made larger than what is in them.
-        Ok(metadata) => metadata.blocks() * 512,
-        // It has just gone.
-        Err(_) => 0,
-    });
-    bytes.sum()
-}
-
-/// Lets the threads that decide go first where there are too few cores for all; those that the engine starts too.
+/// Lets the threads that decide go first where there are too few cores for all.
 pub(super) fn yield_to_others() {
-    // An older kernel may refuse: then it has the same rights as the others.
+    // Of this thread alone. An older kernel may refuse: then it has the same rights as the others.
     let _ = rustix::process::nice(10);
 }

@@ -47,6 +47,9 @@ pub(crate) struct Progress {
     /// Whether it has stopped in good order: then nothing is missing.
     #[n(2)]
     pub(crate) stopped: bool,
+    /// Batches that were ever written here.
+    #[n(3)]
+    pub(crate) batches: u64,
 }
 
 /// Processes that were killed, and up to when what they did is here; the newest last.
@@ -127,6 +130,12 @@ pub(crate) enum KeyPlace {
 }
 
 impl KeyPlace {
+    pub(crate) const fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Head(key) | Self::Piece(key, _) => *key,
+        }
+    }
+
     pub(crate) fn parse(place: &[u8]) -> Option<Self> {
         let (key, piece) = place.split_first_chunk::<16>()?;
         let key = Fingerprint::from_be_bytes(*key);
@@ -151,22 +160,13 @@ pub(crate) struct KeyHead<'a> {
     pub(crate) first: u32,
     #[n(4)]
     pub(crate) next: u32,
-    #[n(5)]
-    pub(crate) whole: u32,
-    #[n(6)]
-    pub(crate) since: u32,
 }
 
 impl<'a> KeyHead<'a> {
     pub(crate) fn of(key: &'a LimitKey, disk: &OnDisk) -> Self {
-        let OnDisk { first, next, whole, since, .. } = *disk;
+        let OnDisk { first, next, .. } = *disk;
         let key = key.as_ref();
-        Self { account: key.account(), model: key.model(), variant: key.variant(), first, next, whole, since }
-    }
-
-    pub(crate) const fn on_disk(&self) -> OnDisk {
-        let Self { first, next, whole, since, .. } = *self;
-        OnDisk { changed: false, written: true, first, next, whole, since }
+        Self { account: key.account(), model: key.model(), variant: key.variant(), first, next }
     }
 
     /// The key's head, the core's head, and items.

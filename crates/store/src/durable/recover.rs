@@ -1,11 +1,12 @@
 //! Reading a directory back: secrets, policy, audit log, figures, keys. Keys are read by all cores at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::BuildHasherDefault;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::thread;
 
-use tidegate_core::key::KeyRef;
+use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::policy::{Policy, PolicyHead, Written};
 use tidegate_core::state::Restored;
 use tidegate_core::time::Timestamp;
@@ -14,8 +15,9 @@ use super::OpenError;
 use super::batch::{Batch, Table};
 use super::engine::Engine;
 use super::layout::{self, Endings, KeyHead, KeyPlace, Progress, Secrets, encode_to, place};
+use super::packs;
 use crate::memory::marks::OnDisk;
-use crate::memory::{KnownModel, MemoryStore};
+use crate::memory::{Fingerprinted, KnownModel, MemoryStore};
 use crate::timers::Fingerprint;
 use crate::{Change, ChangeLog};
 
@@ -55,7 +57,7 @@ pub(super) fn seed(engine: &mut Engine, secrets: &Secrets, policy: &Policy) -> R
 pub(super) fn policy(engine: &Engine, described: &Policy) -> Result<Policy, OpenError> {
     let head: PolicyHead = read(engine, place::POLICY)?.ok_or_else(|| damaged(Table::Meta, "there is no policy"))?;
     let mut entries = Vec::new();
-    scan(engine, Table::Policy, &[], None, |_, bytes| {
+    scan(engine, Table::Policy, false, |_, bytes| {
         entries.push(minicbor::decode::<Written>(bytes).map_err(|error| damaged(Table::Policy, error))?);
         Ok(())
     })?;
@@ -65,7 +67,7 @@ pub(super) fn policy(engine: &Engine, described: &Policy) -> Result<Policy, Open
 /// The audit log on disk.
 pub(super) fn changes(engine: &Engine) -> Result<ChangeLog, OpenError> {
     let mut log = ChangeLog::default();
-    scan(engine, Table::Changes, &[], None, |_, bytes| {
+    scan(engine, Table::Changes, false, |_, bytes| {
         log.append(minicbor::decode::<Change>(bytes).map_err(|error| damaged(Table::Changes, error))?);
         Ok(())
     })?;
@@ -87,7 +89,7 @@ pub(super) fn endings(engine: &mut Engine) -> Result<(Option<Progress>, Endings)
 
 /// Puts the figures of all models into the table.
 pub(super) fn models(engine: &Engine, table: &MemoryStore) -> Result<(), OpenError> {
-    scan(engine, Table::Models, &[], None, |place, bytes| {
+    scan(engine, Table::Models, false, |place, bytes| {
         let model = place.try_into().map_err(|_| damaged(Table::Models, "a place that is none"))?;
         let figures = minicbor::decode(bytes).map_err(|error| damaged(Table::Models, error))?;
         table.models.insert(Fingerprint::from_be_bytes(model), KnownModel { figures, changed: false });
@@ -95,119 +97,173 @@ pub(super) fn models(engine: &Engine, table: &MemoryStore) -> Result<(), OpenErr
     })
 }
 
-/// Puts all keys into the table, as of when they were written down; returns the latest of these instants.
-pub(super) fn keys(engine: &Engine, table: &MemoryStore, now: Timestamp) -> Result<Timestamp, OpenError> {
+/// What was found of the keys.
+pub(super) struct Found {
+    /// The latest instant at which one was written down.
+    pub(super) newest: Timestamp,
+    /// The batches that have packs, in their order, and the bytes of each.
+    pub(super) batches: VecDeque<(u32, u64)>,
+}
+
+/// Puts all keys into the table, as of when they were written down.
+pub(super) fn keys(engine: &Engine, table: &MemoryStore, now: Timestamp) -> Result<Found, OpenError> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    // By the first byte of their fingerprints, which are drawn evenly.
-    let part = |index: usize| u8::try_from(256 * index / threads).ok();
     thread::scope(|scope| {
-        let parts: Vec<_> = (0..threads)
-            .map(|index| {
-                let (from, to) = (part(index).unwrap_or(u8::MAX), part(index + 1));
-                scope.spawn(move || some_keys(engine, table, now, from, to))
-            })
-            .collect();
-        let newest = parts.into_iter().map(|part| part.join().unwrap_or_else(|_| Err(damaged(Table::Keys, "a panic"))));
-        newest.collect::<Result<Vec<_>, _>>().map(|newest| newest.into_iter().max().unwrap_or(Timestamp::ZERO))
+        let part = |index| scope.spawn(move || Part::new(engine, table, now, index, threads).read());
+        let parts: Vec<_> = (0..threads).map(part).collect();
+        let mut found = Found { newest: Timestamp::ZERO, batches: VecDeque::new() };
+        for part in parts {
+            let part = part.join().unwrap_or_else(|_| Err(damaged(Table::Keys, "a panic")))?;
+            found = Found { newest: found.newest.max(part.newest), batches: part.batches };
+        }
+        Ok(found)
     })
 }
 
-/// A key that is being read: its head, and then its pieces.
+/// Reads those keys whose fingerprints fall to it, from the newest batch to the oldest: the first record of a place counts.
+struct Part<'a> {
+    engine: &'a Engine,
+    table: &'a MemoryStore,
+    now: Timestamp,
+    index: usize,
+    parts: usize,
+    seen: HashSet<Fingerprint, BuildHasherDefault<Fingerprinted>>,
+    /// Keys whose pieces are older than their heads.
+    unfinished: HashMap<Fingerprint, Reading, BuildHasherDefault<Fingerprinted>>,
+    found: Found,
+}
+
+impl<'a> Part<'a> {
+    fn new(engine: &'a Engine, table: &'a MemoryStore, now: Timestamp, index: usize, parts: usize) -> Self {
+        let found = Found { newest: Timestamp::ZERO, batches: VecDeque::new() };
+        let (seen, unfinished) = (HashSet::default(), HashMap::default());
+        Self { engine, table, now, index, parts, seen, unfinished, found }
+    }
+
+    fn read(mut self) -> Result<Found, OpenError> {
+        scan(self.engine, Table::Keys, true, |row, pack| {
+            let (batch, _) = packs::parse_row(row).ok_or_else(|| damaged(Table::Keys, "a row that is none"))?;
+            match self.found.batches.front_mut().filter(|(first, _)| *first == batch) {
+                Some((_, bytes)) => *bytes += pack.len() as u64,
+                None => self.found.batches.push_front((batch, pack.len() as u64)),
+            }
+            let records: Option<Vec<_>> = packs::records(pack).collect();
+            let records = records.ok_or_else(|| damaged(Table::Keys, "a pack that ends within a record"))?;
+            // Within a pack too, the newest comes last: a head after its pieces.
+            records.into_iter().rev().try_for_each(|(place, value)| self.take(batch, place, value))
+        })?;
+        for reading in std::mem::take(&mut self.unfinished).into_values() {
+            self.finish(reading)?;
+        }
+        Ok(self.found)
+    }
+
+    fn take(&mut self, batch: u32, place: &[u8], value: Option<&[u8]>) -> Result<(), OpenError> {
+        let place = KeyPlace::parse(place).ok_or_else(|| damaged(Table::Keys, "a place that is none"))?;
+        if place.fingerprint() % self.parts as u128 != self.index as u128 {
+            return Ok(());
+        }
+        match (place, value) {
+            (KeyPlace::Head(fingerprint), value) => {
+                if !self.seen.insert(fingerprint) {
+                    return Ok(());
+                }
+                let Some(value) = value else { return Ok(()) };
+                let reading = Reading::begin(fingerprint, batch, value)?;
+                if reading.is_whole() {
+                    return self.finish(reading);
+                }
+                self.unfinished.insert(fingerprint, reading);
+            }
+            (KeyPlace::Piece(fingerprint, number), value) => {
+                if let Some((reading, value)) = self.unfinished.get_mut(&fingerprint).zip(value) {
+                    reading.piece(number, batch, value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, reading: Reading) -> Result<(), OpenError> {
+        let newest = reading.finish(self.table, self.now)?;
+        self.found.newest = self.found.newest.max(newest);
+        Ok(())
+    }
+}
+
+/// A key that is being read: its head, and then its pieces, the newest first.
 struct Reading {
     fingerprint: Fingerprint,
-    key: tidegate_core::key::LimitKey,
+    key: LimitKey,
     disk: OnDisk,
-    next: u32,
     state: Restored,
+    pieces: BTreeMap<u32, Vec<u8>>,
 }
 
 impl Reading {
-    fn begin(fingerprint: Fingerprint, bytes: &[u8]) -> Result<Self, OpenError> {
+    fn begin(fingerprint: Fingerprint, batch: u32, bytes: &[u8]) -> Result<Self, OpenError> {
         let wrong = |error: &dyn std::fmt::Display| damaged(Table::Keys, format_args!("{fingerprint:032x}: {error}"));
         let (head, state, items) = KeyHead::split(bytes).map_err(|error| wrong(&error))?;
         let key = KeyRef::new(head.account, head.model, head.variant);
         let key = key.map_err(|error| wrong(&format_args!("{} {}", error.field, error.error)))?.to_owned();
         let mut state = Restored::read_head(state).map_err(|error| wrong(&error))?;
         state.read_items(items).map_err(|error| wrong(&error))?;
-        let disk = head.on_disk();
-        Ok(Self { fingerprint, key, disk, next: disk.first, state })
+        let disk = OnDisk {
+            written: true,
+            first: head.first,
+            next: head.next,
+            oldest: batch,
+            bytes: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+            ..OnDisk::default()
+        };
+        Ok(Self { fingerprint, key, disk, state, pieces: BTreeMap::new() })
     }
 
-    /// Takes in a piece; one that does not belong to the key any longer is left alone.
-    fn piece(&mut self, number: u32, bytes: &[u8]) -> Result<(), OpenError> {
-        if !(self.disk.first..self.disk.next).contains(&number) {
-            return Ok(());
+    fn is_whole(&self) -> bool {
+        self.pieces.len() == (self.disk.first..self.disk.next).len()
+    }
+
+    /// Keeps a piece, unless it does not belong to the key any longer.
+    fn piece(&mut self, number: u32, batch: u32, bytes: &[u8]) {
+        if (self.disk.first..self.disk.next).contains(&number) {
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            self.disk.oldest = self.disk.oldest.min(batch);
+            self.disk.bytes = self.disk.bytes.saturating_add(length);
+            self.disk.pieces_bytes = self.disk.pieces_bytes.saturating_add(length);
+            self.pieces.insert(number, bytes.to_vec());
         }
-        if number != self.next {
-            return Err(self.lacks(self.next));
+    }
+
+    fn finish(mut self, table: &MemoryStore, now: Timestamp) -> Result<Timestamp, OpenError> {
+        let wrong = |key: &LimitKey, error: &dyn std::fmt::Display| {
+            damaged(Table::Keys, format_args!("{}: {error}", key.as_ref()))
+        };
+        if !self.is_whole() {
+            return Err(wrong(&self.key, &"pieces of it are missing"));
         }
-        self.next += 1;
-        let read = self.state.read_items(bytes);
-        read.map_err(|error| damaged(Table::Keys, format_args!("{}: {error}", self.key.as_ref())))
-    }
-
-    fn lacks(&self, piece: u32) -> OpenError {
-        damaged(Table::Keys, format_args!("{}: piece {piece} is missing", self.key.as_ref()))
-    }
-
-    fn finish(self, table: &MemoryStore, now: Timestamp) -> Result<Timestamp, OpenError> {
-        if self.next != self.disk.next {
-            return Err(self.lacks(self.next));
+        for piece in self.pieces.values() {
+            self.state.read_items(piece).map_err(|error| wrong(&self.key, &error))?;
         }
         let newest = self.state.now();
         let mut state = self.state.finish(self.key.as_ref());
-        if self.disk.next > self.disk.first {
+        if !self.pieces.is_empty() {
             state.note_items();
+            self.disk.whole = u32::try_from(state.items()).unwrap_or(u32::MAX);
         }
         table.restore(now, self.fingerprint, self.key, state, self.disk);
         Ok(newest)
     }
 }
 
-fn some_keys(
-    engine: &Engine,
-    table: &MemoryStore,
-    now: Timestamp,
-    from: u8,
-    to: Option<u8>,
-) -> Result<Timestamp, OpenError> {
-    let mut newest = Timestamp::ZERO;
-    let mut reading: Option<Reading> = None;
-    let mut finish = |reading: Option<Reading>| -> Result<(), OpenError> {
-        if let Some(reading) = reading {
-            newest = newest.max(reading.finish(table, now)?);
-        }
-        Ok(())
-    };
-    scan(engine, Table::Keys, &[from], to.as_ref().map(std::slice::from_ref), |place, bytes| {
-        match KeyPlace::parse(place) {
-            Some(KeyPlace::Head(fingerprint)) => {
-                finish(reading.take())?;
-                reading = Some(Reading::begin(fingerprint, bytes)?);
-                Ok(())
-            }
-            Some(KeyPlace::Piece(fingerprint, number)) => match &mut reading {
-                Some(reading) if reading.fingerprint == fingerprint => reading.piece(number, bytes),
-                // Of a key that is gone.
-                _ => Ok(()),
-            },
-            None => Err(damaged(Table::Keys, "a place that is none")),
-        }
-    })?;
-    finish(reading)?;
-    Ok(newest)
-}
-
-/// Looks at each record of a table from `from` on and before `to`, in the order of their places.
+/// Looks at each row of a table, in the order of their keys or backwards.
 fn scan(
     engine: &Engine,
     table: Table,
-    from: &[u8],
-    to: Option<&[u8]>,
+    backwards: bool,
     mut look: impl FnMut(&[u8], &[u8]) -> Result<(), OpenError>,
 ) -> Result<(), OpenError> {
     let mut wrong = None;
-    engine.scan(table, from, to, |place, bytes| match look(place, bytes) {
+    engine.scan(table, &[], backwards, |key, value| match look(key, value) {
         Ok(()) => true,
         Err(error) => {
             wrong = Some(error);

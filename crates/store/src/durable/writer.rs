@@ -5,6 +5,7 @@
 //! A disk that refuses is opened anew now and then; what could not be written stays marked in memory, which is bounded by the
 //! keys that there are.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,11 +18,13 @@ use parking_lot::Mutex;
 use tidegate_core::time::{Timestamp, micros};
 
 use super::batch::{Batch, Table};
+use super::directory::Newest;
 use super::engine::{Engine, EngineError};
-use super::layout::{Progress, encode_to, place};
+use super::layout::{KeyPlace, Progress, encode_to, place, place_of_key};
+use super::packs::{self, Packs};
 use super::{DiskStats, Now};
 use crate::memory::MemoryStore;
-use crate::memory::marks::{Marks, OnDisk};
+use crate::memory::marks::Marks;
 use crate::timers::Fingerprint;
 
 /// How late what is on disk may be.
@@ -30,6 +33,10 @@ const MOST_LATE: Duration = Duration::from_millis(900);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 /// After this much of a batch, it is written, and the rest is another one.
 const MOST_BATCH_BYTES: usize = 64 << 20;
+/// More than twice what counts, and this, is not on disk.
+pub(super) const SLACK_BYTES: u64 = if cfg!(test) { 256 << 10 } else { 32 << 20 };
+/// Most of it that one batch removes.
+const MOST_CLEANED_BYTES: u64 = 16 << 20;
 /// What is on disk is too late when it is older than this.
 const TOO_LATE: Duration = Duration::from_secs(2);
 /// A disk that refuses is tried again after this, then after twice as long, up to the longest.
@@ -42,7 +49,7 @@ pub(super) type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
 /// What somebody waits for.
 enum Job {
     Write {
-        writes: Batch,
+        writes: Box<Batch>,
         /// Whether what changed so far goes with it.
         with_changes: bool,
         /// Whether somebody still waits, as long as it has not begun.
@@ -63,11 +70,13 @@ struct Shared {
     failures: AtomicU64,
     last_batch_micros: AtomicU64,
     disk_bytes: AtomicU64,
+    /// Of these, bytes of packs.
+    packed: AtomicU64,
     /// Why the last attempt came to nothing; `None` where it did not.
     failure: Mutex<Option<String>>,
 }
 
-/// The thread. It stops when this is dropped, after a last batch.
+/// The thread. When this is dropped it stops with what it does, and writes nothing more: [`Writer::stop`] comes before.
 pub(super) struct Writer {
     jobs: Option<Sender<Job>>,
     shared: Arc<Shared>,
@@ -82,6 +91,8 @@ impl Writer {
         path: PathBuf,
         now: Now,
         progress: Progress,
+        newest: Newest,
+        log: VecDeque<(u32, u64)>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             durable_at: AtomicU64::new(progress.durable_at.as_micros()),
@@ -91,6 +102,7 @@ impl Writer {
             failures: AtomicU64::new(0),
             last_batch_micros: AtomicU64::new(0),
             disk_bytes: AtomicU64::new(engine.disk_bytes()),
+            packed: AtomicU64::new(0),
             failure: Mutex::new(None),
         });
         let (jobs, queue) = channel();
@@ -100,10 +112,11 @@ impl Writer {
             path,
             now,
             progress,
+            newest,
             shared: Arc::clone(&shared),
             retry: FIRST_RETRY,
             retry_at: Timestamp::ZERO,
-            batch: Batch::default(),
+            log,
         };
         let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
             super::engine::yield_to_others();
@@ -115,7 +128,7 @@ impl Writer {
     /// Writes `writes`, with what changed so far where that is asked for, and tells `done`. Where nobody wants it any longer
     /// when its turn comes, it is not written.
     pub(super) fn write(&self, writes: Batch, with_changes: bool, wanted: Arc<AtomicBool>, done: Done) {
-        let job = Job::Write { writes, with_changes, wanted, done };
+        let job = Job::Write { writes: Box::new(writes), with_changes, wanted, done };
         if let Some(Err(refused)) = self.jobs.as_ref().map(|jobs| jobs.send(job))
             && let Job::Write { done, .. } = refused.0
         {
@@ -137,13 +150,17 @@ impl Writer {
         if jobs.send(Job::Stop(done)).is_err() {
             return Err("the disk thread has stopped".to_owned());
         }
-        let result =
-            told.recv_timeout(patience).map_err(|_| format!("the disk has not answered within {patience:?}"))?;
-        if let Some(thread) = self.thread.lock().take() {
-            // It catches its panics; what it could not do, it has said.
-            let _ = thread.join();
-        }
+        let Ok(result) = told.recv_timeout(patience) else {
+            // It is not waited for any longer.
+            drop(self.thread.lock().take());
+            return Err(format!("the disk has not answered within {patience:?}"));
+        };
         result
+    }
+
+    #[cfg(test)]
+    pub(super) fn packed_bytes(&self) -> u64 {
+        self.shared.packed.load(Ordering::Relaxed)
     }
 
     pub(super) fn stats(&self, now: Timestamp) -> DiskStats {
@@ -165,11 +182,21 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.lock().take() {
+            // It catches its panics; what it could not do, it has said.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// What a batch was made of, to be marked anew where it comes to nothing.
 #[derive(Default)]
 struct Taken {
     keys: Vec<Fingerprint>,
-    gone: Vec<(Fingerprint, OnDisk)>,
+    gone: Vec<Fingerprint>,
 }
 
 struct Thread {
@@ -179,10 +206,12 @@ struct Thread {
     path: PathBuf,
     now: Now,
     progress: Progress,
+    newest: Newest,
     shared: Arc<Shared>,
     retry: Duration,
     retry_at: Timestamp,
-    batch: Batch,
+    /// Batches on disk that have keys, and the bytes of each.
+    log: VecDeque<(u32, u64)>,
 }
 
 impl Thread {
@@ -195,7 +224,7 @@ impl Thread {
                     if !wanted.swap(false, Ordering::AcqRel) {
                         continue;
                     }
-                    done(self.guarded(|thread| thread.write(&writes, with_changes)));
+                    done(self.guarded(|thread| thread.write(*writes, with_changes)));
                 }
                 Ok(Job::Stop(done)) => {
                     self.retry_at = Timestamp::ZERO;
@@ -206,7 +235,7 @@ impl Thread {
                 Err(RecvTimeoutError::Timeout) => {
                     began = (self.now)();
                     // It is in the metrics and in the log; the next one may do better.
-                    let _ = self.guarded(|thread| thread.write(&Batch::default(), true));
+                    let _ = self.guarded(|thread| thread.write(Batch::default(), true));
                 }
             }
         }
@@ -261,63 +290,65 @@ impl Thread {
     }
 
     /// Writes `writes` and, with them, what changed so far.
-    fn write(&mut self, writes: &Batch, with_changes: bool) -> Result<(), EngineError> {
+    fn write(&mut self, writes: Batch, with_changes: bool) -> Result<(), EngineError> {
         self.open()?;
-        let mut batch = std::mem::take(&mut self.batch);
-        batch.clear();
-        batch.append(writes);
-        let result = if with_changes { self.write_changes(&mut batch) } else { self.commit(&batch) };
-        self.batch = batch;
-        result
+        if with_changes { self.write_changes(writes) } else { self.commit(writes) }
     }
 
-    fn write_changes(&mut self, batch: &mut Batch) -> Result<(), EngineError> {
+    fn write_changes(&mut self, mut batch: Batch) -> Result<(), EngineError> {
         let began = (self.now)();
         // What is done from here on is in this batch or in the next; what was done before is marked.
         let mut keys = self.marks().take_changed();
         let mut taken = Taken { keys: Vec::new(), gone: self.marks().take_gone() };
-        for (key, disk) in &taken.gone {
-            batch.remove(Table::Keys, &super::layout::place_of_key(*key));
-            for piece in disk.first..disk.next {
-                batch.remove(Table::Keys, &super::layout::place_of_piece(*key, piece));
-            }
+        for key in &taken.gone {
+            batch.keys.remove(&place_of_key(*key));
         }
-        self.table.write_models(batch);
-        let (mut written, mut bytes) = (0, 0);
-        // By their places on disk. A key that changed while it was put back is marked twice.
-        keys.sort_unstable();
-        keys.dedup();
-        while let Some(key) = keys.pop() {
-            taken.keys.push(key);
-            self.table.write_key(key, batch);
-            if batch.bytes() > MOST_BATCH_BYTES {
-                self.table.write_unfinished(batch);
-                bytes += batch.bytes() as u64;
-                written += taken.keys.len() as u64;
-                if let Err(failure) = self.commit(batch) {
-                    self.put_back(taken, keys);
-                    return Err(failure);
-                }
-                taken = Taken::default();
-                batch.clear();
-            }
-        }
-        self.table.write_unfinished(batch);
-        written += taken.keys.len() as u64;
-        bytes += batch.bytes() as u64;
-        if written > 0 || !batch.is_empty() {
-            let progress = Progress { durable_at: began, ..self.progress };
-            batch.put(Table::Meta, place::PROGRESS, |out| encode_to(&progress, out));
-            if let Err(failure) = self.commit(batch) {
+        self.table.write_models(&mut batch);
+        let cleaned = match self.clean(&mut keys, &mut batch) {
+            Ok(cleaned) => cleaned,
+            Err(failure) => {
                 self.put_back(taken, keys);
                 return Err(failure);
             }
-            let shared = &self.shared;
-            shared.batches.fetch_add(1, Ordering::Relaxed);
-            shared.keys.fetch_add(written, Ordering::Relaxed);
-            shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        };
+        keys.sort_unstable();
+        // One that changed while it was put back, or that is cleaned as well, is there twice.
+        keys.dedup();
+        let mut written = 0;
+        while let Some(key) = keys.pop() {
+            taken.keys.push(key);
+            self.table.write_key(key, self.next_batch(), cleaned, &mut batch);
+            if batch.bytes() > MOST_BATCH_BYTES || (keys.is_empty() && !batch.unfinished.is_empty()) {
+                self.table.write_unfinished(&mut batch);
+            }
+            if batch.bytes() > MOST_BATCH_BYTES && !keys.is_empty() {
+                // What is removed goes with the last of them.
+                let (part, rest) = batch.split();
+                batch = rest;
+                written += taken.keys.len() as u64;
+                if let Err(failure) = self.commit(part) {
+                    self.put_back(taken, keys);
+                    return Err(failure);
+                }
+                taken.keys.clear();
+            }
+        }
+        written += taken.keys.len() as u64;
+        if written > 0 || !batch.is_empty() {
+            let before = std::mem::replace(&mut self.progress.durable_at, began);
+            if let Err(failure) = self.commit(batch) {
+                self.progress.durable_at = before;
+                self.put_back(taken, keys);
+                return Err(failure);
+            }
+            while self.log.front().is_some_and(|(batch, _)| *batch < cleaned) {
+                self.log.pop_front();
+            }
+            self.shared.batches.fetch_add(1, Ordering::Relaxed);
+            self.shared.keys.fetch_add(written, Ordering::Relaxed);
+            self.shared.packed.store(self.log.iter().map(|(_, bytes)| bytes).sum(), Ordering::Relaxed);
             if let Some(engine) = &self.engine {
-                shared.disk_bytes.store(engine.disk_bytes(), Ordering::Relaxed);
+                self.shared.disk_bytes.store(engine.disk_bytes(), Ordering::Relaxed);
             }
         }
         self.progress.durable_at = began;
@@ -327,6 +358,44 @@ impl Thread {
         Ok(())
     }
 
+    /// The number of the next batch with keys.
+    fn next_batch(&self) -> u32 {
+        self.log.back().map_or(0, |(last, _)| last + 1)
+    }
+
+    /// Where more is on disk than should be, removes the oldest batches, and adds the keys of which something counts there to
+    /// those that are written. Returns the oldest batch that stays.
+    fn clean(&self, keys: &mut Vec<Fingerprint>, batch: &mut Batch) -> Result<u32, EngineError> {
+        let live = self.table.disk_live.load(Ordering::Relaxed);
+        let most = live.saturating_mul(2).saturating_add(SLACK_BYTES);
+        let mut bytes: u64 = self.log.iter().map(|(_, bytes)| bytes).sum();
+        let (mut oldest, mut cleaned) = (0, 0);
+        for (number, of_batch) in &self.log {
+            if bytes <= most || cleaned >= MOST_CLEANED_BYTES {
+                break;
+            }
+            self.clean_batch(*number, keys, batch)?;
+            oldest = number + 1;
+            bytes -= of_batch;
+            cleaned += of_batch;
+        }
+        Ok(oldest)
+    }
+
+    fn clean_batch(&self, number: u32, keys: &mut Vec<Fingerprint>, batch: &mut Batch) -> Result<(), EngineError> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        engine.scan(Packs::TABLE, &packs::row_of(number, 0), false, |row, pack| {
+            if packs::parse_row(row).is_none_or(|(of, _)| of != number) {
+                return false;
+            }
+            batch.remove(Packs::TABLE, row);
+            let places = packs::records(pack).flatten().filter_map(|(place, _)| KeyPlace::parse(place));
+            let count = places.map(|place| place.fingerprint()).filter(|key| self.table.counts_in(*key, number));
+            keys.extend(count);
+            true
+        })
+    }
+
     /// Nothing of what was taken is on disk, as far as is known.
     fn put_back(&self, taken: Taken, left: Vec<Fingerprint>) {
         self.table.write_models_again();
@@ -334,18 +403,27 @@ impl Thread {
         self.marks().put_back_gone(taken.gone);
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), EngineError> {
+    /// Writes `batch`, and how far that is.
+    fn commit(&mut self, mut batch: Batch) -> Result<(), EngineError> {
+        let number = self.next_batch();
+        let bytes = batch.seal(number);
         let engine = self.engine.as_mut().ok_or_else(|| EngineError::Refused("it is closed".to_owned()))?;
-        engine.commit(batch)
+        let progress = Progress { batches: self.progress.batches + 1, ..self.progress };
+        batch.put(Table::Meta, place::PROGRESS, |out| encode_to(&progress, out));
+        engine.commit(&batch)?;
+        self.progress = progress;
+        if bytes > 0 {
+            self.log.push_back((number, bytes));
+        }
+        self.shared.bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
+        self.newest.note(progress.batches).map_err(|error| EngineError::Refused(format!("the file NEWEST: {error}")))
     }
 
     /// All that is left, and that nothing is missing.
     fn finish(&mut self) -> Result<(), EngineError> {
-        self.write(&Batch::default(), true)?;
-        let progress = Progress { stopped: true, ..self.progress };
-        let mut batch = Batch::default();
-        batch.put(Table::Meta, place::PROGRESS, |out| encode_to(&progress, out));
-        self.commit(&batch)?;
+        self.write(Batch::default(), true)?;
+        self.progress.stopped = true;
+        self.commit(Batch::default())?;
         self.engine = None;
         Ok(())
     }

@@ -181,6 +181,7 @@ impl MemoryStore {
         self.remembered.fetch_add(i64::try_from(tally.remembered).unwrap_or(i64::MAX), Ordering::Relaxed);
         self.held.fetch_add(i64::try_from(tally.held).unwrap_or(i64::MAX), Ordering::Relaxed);
         self.room.take_anyway(resolved.configured);
+        self.disk_live.fetch_add(disk.bytes.into(), Ordering::Relaxed);
         self.timers.insert(due_at, fingerprint);
         let entry = Entry {
             model: self.of_model(key.as_ref()),

@@ -1,5 +1,7 @@
 //! Marks: which keys changed since the disk was told. A store without a disk keeps none.
 
+use std::sync::atomic::Ordering;
+
 use parking_lot::Mutex;
 use tidegate_core::decision::Answer;
 
@@ -19,13 +21,27 @@ pub(crate) struct OnDisk {
     /// Items in the pieces when all were written, and items written since.
     pub(crate) whole: u32,
     pub(crate) since: u32,
+    /// The batch that has the oldest of them.
+    pub(crate) oldest: u32,
+    /// Bytes of all, and of the pieces.
+    pub(crate) bytes: u32,
+    pub(crate) pieces_bytes: u32,
+}
+
+impl OnDisk {
+    /// From the batch of this number on, nothing that was written before counts.
+    pub(crate) const fn forget_pieces(&mut self, batch: u32) {
+        self.oldest = batch;
+        self.first = self.next;
+        (self.whole, self.since, self.pieces_bytes) = (0, 0, 0);
+    }
 }
 
 /// Keys that changed, each once, and keys that are on disk and left the table.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     changed: Mutex<Vec<Fingerprint>>,
-    gone: Mutex<Vec<(Fingerprint, OnDisk)>>,
+    gone: Mutex<Vec<Fingerprint>>,
 }
 
 impl Marks {
@@ -34,13 +50,13 @@ impl Marks {
         std::mem::take(&mut *self.changed.lock())
     }
 
-    /// Takes the keys that left the table, and what is on disk of them.
-    pub(crate) fn take_gone(&self) -> Vec<(Fingerprint, OnDisk)> {
+    /// Takes the keys that are on disk and left the table.
+    pub(crate) fn take_gone(&self) -> Vec<Fingerprint> {
         std::mem::take(&mut *self.gone.lock())
     }
 
     /// Puts back what was taken and could not be done.
-    pub(crate) fn put_back_gone(&self, gone: Vec<(Fingerprint, OnDisk)>) {
+    pub(crate) fn put_back_gone(&self, gone: Vec<Fingerprint>) {
         self.gone.lock().extend(gone);
     }
 }
@@ -64,7 +80,8 @@ impl MemoryStore {
     /// The disk is to forget this key.
     pub(super) fn mark_gone(&self, key: Fingerprint, entry: &Entry) {
         if let Some(marks) = self.marks.as_ref().filter(|_| entry.disk.written) {
-            marks.gone.lock().push((key, entry.disk));
+            marks.gone.lock().push(key);
+            self.disk_live.fetch_sub(entry.disk.bytes.into(), Ordering::Relaxed);
         }
     }
 }
