@@ -6,6 +6,7 @@
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 pub mod bare;
+pub mod crowd;
 pub mod gateway;
 pub mod ledger;
 pub mod log;

@@ -126,9 +126,3 @@ impl Engine {
         fs::metadata(&self.path).map_or(0, |metadata| metadata.blocks() * 512)
     }
 }
-
-/// Lets the threads that decide go first where there are too few cores for all.
-pub(super) fn yield_to_others() {
-    // Of this thread alone. An older kernel may refuse: then it has the same rights as the others.
-    let _ = rustix::process::nice(10);
-}

@@ -2,6 +2,8 @@
 //! before they are answered. Nothing that decides ever waits for it.
 //!
 //! It starts a batch so that, if this one takes as long as the last, nothing in it is older than a second when it is on disk.
+//! It copies a few keys at a time and rests in between: all at once, it would keep a core from those that decide for as long
+//! as a decision takes on a bad day. Rejected: a lower priority, with which it is stopped while it holds the lock of a key.
 //! A disk that refuses is opened anew now and then; what could not be written stays marked in memory, which is bounded by the
 //! keys that there are.
 
@@ -28,7 +30,14 @@ use crate::memory::marks::Marks;
 use crate::timers::Fingerprint;
 
 /// How late what is on disk may be.
-const MOST_LATE: Duration = Duration::from_millis(900);
+const MOST_LATE: Duration = Duration::from_millis(850);
+/// Keys copied at a time: a tenth of a millisecond.
+const KEYS_AT_ONCE: usize = 32;
+/// How long all rests of a batch take together, and one at most.
+const RESTS: Duration = Duration::from_millis(150);
+const LONGEST_REST: Duration = Duration::from_millis(1);
+/// A shorter one is longer than it should be.
+const SHORTEST_REST: Duration = Duration::from_micros(70);
 /// Time between two batches, whatever they take: other work of the machine goes on.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 /// After this much of a batch, it is written, and the rest is another one.
@@ -94,6 +103,8 @@ impl Writer {
         newest: Newest,
         log: VecDeque<(u32, u64)>,
     ) -> std::io::Result<Self> {
+        // Nothing has changed since it was read.
+        let progress = Progress { durable_at: now(), ..progress };
         let shared = Arc::new(Shared {
             durable_at: AtomicU64::new(progress.durable_at.as_micros()),
             batches: AtomicU64::new(0),
@@ -119,7 +130,6 @@ impl Writer {
             log,
         };
         let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
-            super::engine::yield_to_others();
             thread.run(&queue);
         })?;
         Ok(Self { jobs: Some(jobs), shared, thread: Mutex::new(Some(thread)) })
@@ -218,13 +228,14 @@ impl Thread {
     fn run(&mut self, queue: &Receiver<Job>) {
         let mut began = (self.now)();
         loop {
-            let since = (self.now)().since(began);
-            match queue.recv_timeout(self.pause().saturating_sub(since)) {
+            let left = self.pause().saturating_sub((self.now)().since(began));
+            // Not where a batch is due: many writes of operators must not keep it off.
+            let job = if left.is_zero() { Err(RecvTimeoutError::Timeout) } else { queue.recv_timeout(left) };
+            match job {
                 Ok(Job::Write { writes, with_changes, wanted, done }) => {
-                    if !wanted.swap(false, Ordering::AcqRel) {
-                        continue;
+                    if wanted.swap(false, Ordering::AcqRel) {
+                        done(self.guarded(|thread| thread.write(*writes, with_changes)));
                     }
-                    done(self.guarded(|thread| thread.write(*writes, with_changes)));
                 }
                 Ok(Job::Stop(done)) => {
                     self.retry_at = Timestamp::ZERO;
@@ -244,7 +255,7 @@ impl Thread {
     /// How long after the beginning of the last batch the next one begins.
     fn pause(&self) -> Duration {
         let last = Duration::from_micros(self.shared.last_batch_micros.load(Ordering::Relaxed));
-        MOST_LATE.saturating_sub(2 * last).max(last + SHORTEST_PAUSE)
+        MOST_LATE.saturating_sub(last).max(last + SHORTEST_PAUSE)
     }
 
     /// A panic of the engine is a failure like any other: it is closed, and opened anew.
@@ -315,8 +326,13 @@ impl Thread {
         // One that changed while it was put back, or that is cleaned as well, is there twice.
         keys.dedup();
         let mut written = 0;
+        let rests = u32::try_from(keys.len() / KEYS_AT_ONCE + 1).unwrap_or(u32::MAX);
+        let rest = (RESTS / rests).min(LONGEST_REST);
         while let Some(key) = keys.pop() {
             taken.keys.push(key);
+            if keys.len().is_multiple_of(KEYS_AT_ONCE) && rest >= SHORTEST_REST {
+                std::thread::sleep(rest);
+            }
             self.table.write_key(key, self.next_batch(), cleaned, &mut batch);
             if batch.bytes() > MOST_BATCH_BYTES || (keys.is_empty() && !batch.unfinished.is_empty()) {
                 self.table.write_unfinished(&mut batch);

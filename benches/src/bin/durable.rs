@@ -1,0 +1,57 @@
+//! What durability costs: `cargo run --release --package tidegate-benches --bin durable -- cost|recovery|rate`.
+//!
+//! `cost` drives two servers by turns, one with `--data-dir` and one without: the binary that `TIDEGATE_BIN` names.
+
+use clap::{Parser, Subcommand};
+use tidegate_benches::durable::{cost, rate, recovery};
+
+/// As `tidegate` itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    study: Study,
+}
+
+#[derive(Subcommand)]
+enum Study {
+    /// Throughput and latency with a data directory, against memory alone
+    Cost {
+        /// Rounds, each with both
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+        /// Seconds that each is driven in a round
+        #[arg(long, default_value_t = 6)]
+        seconds: u64,
+        /// Decisions a second that are asked for
+        #[arg(long, default_value_t = 20_000)]
+        rate: u64,
+        /// Share of reservations that are settled, percent
+        #[arg(long, default_value_t = 0)]
+        settle: u64,
+    },
+    /// Time to read keys back
+    Recovery {
+        /// How many
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: u64,
+    },
+    /// Distinct keys a second at which the writer falls behind
+    Rate {
+        /// Seconds for each rate
+        #[arg(long, default_value_t = 12)]
+        seconds: u64,
+    },
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let table = match Arguments::parse().study {
+        Study::Cost { rounds, seconds, rate, settle } => cost::study(rounds, seconds, rate, settle)?,
+        Study::Recovery { keys } => recovery::study(keys)?,
+        Study::Rate { seconds } => rate::study(seconds)?,
+    };
+    println!("{table}");
+    Ok(())
+}
