@@ -7,5 +7,6 @@ pub(crate) mod health;
 pub(crate) mod replay;
 pub(crate) mod serve;
 pub(crate) mod simulate;
+pub(crate) mod snapshot;
 pub(crate) mod top;
 pub(crate) mod trace;

@@ -47,6 +47,7 @@ enum Command {
     Replay(command::replay::ReplayArgs),
     Simulate(command::simulate::SimulateArgs),
     Config(command::config::ConfigArgs),
+    Snapshot(command::snapshot::SnapshotArgs),
     Trace(command::trace::TraceArgs),
     Top(command::top::TopArgs),
 }
@@ -64,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => block_on(command::replay::run(args)),
         Command::Simulate(args) => command::simulate::run(&args),
         Command::Config(args) => block_on(command::config::run(args)),
+        Command::Snapshot(args) => command::snapshot::run(&args),
         Command::Trace(args) => command::trace::run(&args),
         Command::Top(args) => block_on(command::top::run(args)),
     };

@@ -33,6 +33,7 @@ mod end;
 mod expectation;
 mod expiry;
 mod explain;
+mod inspect;
 mod outlook;
 mod record;
 mod reserve;

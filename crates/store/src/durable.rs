@@ -39,6 +39,7 @@ mod keys;
 pub(crate) mod layout;
 mod packs;
 mod recover;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;

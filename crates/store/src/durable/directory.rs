@@ -18,6 +18,8 @@ const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
 const NEWEST: &str = "NEWEST";
 const STORE: &str = "state.redb";
+/// What a snapshot is read into, before it is `STORE`.
+const IMPORT: &str = "unfinished-import.redb";
 /// The first line of `FORMAT`, before the version.
 const FORMAT_LINE: &str = "tidegate data directory, format ";
 
@@ -48,6 +50,18 @@ pub enum OpenError {
         path: PathBuf,
         /// One of the files.
         file: String,
+    },
+    /// There is none.
+    #[error("there is no data directory of tidegate at {path}: it has no {FORMAT}", path = path.display())]
+    Nothing {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// It has state, which is not replaced.
+    #[error("the data directory {path} has state already, which an import does not touch; name an empty one", path = path.display())]
+    HasState {
+        /// The directory.
+        path: PathBuf,
     },
     /// A newer program wrote it.
     #[error(
@@ -101,21 +115,68 @@ pub(super) struct Directory {
     _lock: File,
 }
 
+/// The system's error, on this path.
+fn io(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |error| OpenError::Io { path, error }
+}
+
 impl Directory {
     /// Takes the directory at `path`, and makes it where there is none. Looks at its version before anything else.
     pub(super) fn lock(path: &Path) -> Result<Self, OpenError> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |error| OpenError::Io { path, error }
-        };
         fs::create_dir_all(path).map_err(io(path))?;
         let known = version_of(path)?.is_some();
-        if !known && let Some(file) = foreign_file(path).map_err(io(path))? {
+        if !known && let Some(file) = foreign_file(path, &OURS).map_err(io(path))? {
             return Err(OpenError::Foreign { path: path.to_owned(), file });
         }
+        Self::take(path, known)
+    }
+
+    /// Takes the directory at `path`, in which a process has written before; makes nothing but the file that it locks, where
+    /// that is missing.
+    pub(super) fn lock_known(path: &Path) -> Result<Self, OpenError> {
+        match version_of(path)? {
+            Some(_) => Self::take(path, true),
+            None => Err(OpenError::Nothing { path: path.to_owned() }),
+        }
+    }
+
+    /// Whether the directory at `path` has no state, so that a snapshot can be read into it; changes nothing. What an import
+    /// left that was interrupted is no state; what is called as state is, even where `FORMAT` was lost.
+    pub(super) fn check_vacant(path: &Path) -> Result<(), OpenError> {
+        if version_of(path)?.is_some() || path.join(STORE).exists() {
+            return Err(OpenError::HasState { path: path.to_owned() });
+        }
+        let ours = [&OURS[..], &[IMPORT]].concat();
+        match foreign_file(path, &ours) {
+            Ok(Some(file)) => Err(OpenError::Foreign { path: path.to_owned(), file }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io(path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the directory at `path`, which has no state, for a snapshot, and makes it where there is none.
+    pub(super) fn lock_vacant(path: &Path) -> Result<Self, OpenError> {
+        Self::check_vacant(path)?;
+        fs::create_dir_all(path).map_err(io(path))?;
+        let directory = Self::take(path, false)?;
+        // Another import may just have come to its end.
+        Self::check_vacant(path)?;
+        Ok(directory)
+    }
+
+    fn take(path: &Path, known: bool) -> Result<Self, OpenError> {
         let lock_path = path.join(LOCK);
-        let lock =
-            OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io(&lock_path))?;
+        let lock = match OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path) {
+            // A directory that is only looked at may be where nothing is written.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) =>
+            {
+                File::open(&lock_path)
+            }
+            opened => opened,
+        };
+        let lock = lock.map_err(io(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), known, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
@@ -180,6 +241,43 @@ impl Directory {
     }
 }
 
+impl Directory {
+    /// The engine's file, to read from; it does not change.
+    pub(super) fn open_unchanged(&self) -> Result<Engine, OpenError> {
+        let path = self.engine_path();
+        if !path.is_file() {
+            return Err(OpenError::Lost { path: self.path.clone() });
+        }
+        Ok(Engine::open_unchanged(&path)?)
+    }
+
+    /// What [`Newest::note`] noted last; 0 where that is not known.
+    pub(super) fn noted_batches(&self) -> u64 {
+        let text = fs::read(self.path.join(NEWEST)).unwrap_or_default();
+        let text = String::from_utf8(text).unwrap_or_default();
+        text.lines().next().and_then(|line| line.parse().ok()).unwrap_or(0)
+    }
+
+    /// Where a snapshot is read into; what an import left there that was interrupted, goes.
+    pub(super) fn make_room(&self) -> Result<PathBuf, OpenError> {
+        for name in [IMPORT, NEWEST] {
+            let path = self.path.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(&path)(error)),
+                _ => {}
+            }
+        }
+        Ok(self.path.join(IMPORT))
+    }
+
+    /// Makes what a snapshot was read into the contents of this directory.
+    pub(super) fn adopt_import(&self) -> Result<(), OpenError> {
+        let path = self.engine_path();
+        fs::rename(self.path.join(IMPORT), &path).map_err(io(&path))?;
+        self.make_known()
+    }
+}
+
 /// A note of how many batches are on disk, outside of the engine's files.
 #[derive(Debug)]
 pub(super) struct Newest(File);
@@ -211,10 +309,11 @@ fn version_of(path: &Path) -> Result<Option<u32>, OpenError> {
     }
 }
 
+/// What an interrupted first start leaves; `lost+found` is the file system's.
+const OURS: [&str; 5] = [LOCK, NEWEST, STORE, "FORMAT.new", "lost+found"];
+
 /// A file that is not ours.
-fn foreign_file(path: &Path) -> io::Result<Option<String>> {
-    // What an interrupted first start leaves; `lost+found` is the file system's.
-    let ours = [LOCK, NEWEST, STORE, "FORMAT.new", "lost+found"];
+fn foreign_file(path: &Path, ours: &[&str]) -> io::Result<Option<String>> {
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if !ours.contains(&name.as_str()) {

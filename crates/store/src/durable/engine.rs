@@ -10,6 +10,8 @@ use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition, Tab
 
 use super::batch::{Batch, Table};
 
+mod unchanged;
+
 /// Memory for pages; all is read at start alone.
 const CACHE_BYTES: usize = 16 << 20;
 

@@ -8,7 +8,7 @@ use std::thread;
 
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::policy::{Policy, PolicyHead, Written};
-use tidegate_core::state::Restored;
+use tidegate_core::state::{KeyState, Restored};
 use tidegate_core::time::Timestamp;
 
 use super::OpenError;
@@ -22,7 +22,7 @@ use crate::timers::Fingerprint;
 use crate::{Change, ChangeLog};
 
 /// A record that nothing here can have written.
-fn damaged(table: Table, what: impl ToString) -> OpenError {
+pub(super) fn damaged(table: Table, what: impl ToString) -> OpenError {
     OpenError::Damaged { table: table.name(), what: what.to_string() }
 }
 
@@ -109,7 +109,7 @@ pub(super) struct Found {
 pub(super) fn keys(engine: &Engine, table: &MemoryStore, now: Timestamp) -> Result<Found, OpenError> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     thread::scope(|scope| {
-        let part = |index| scope.spawn(move || Part::new(engine, table, now, index, threads).read());
+        let part = |index| scope.spawn(move || some_keys(engine, table, now, Part::new(index, threads)));
         let parts: Vec<_> = (0..threads).map(part).collect();
         let mut found = Found { newest: Timestamp::ZERO, batches: VecDeque::new() };
         for part in parts {
@@ -120,45 +120,69 @@ pub(super) fn keys(engine: &Engine, table: &MemoryStore, now: Timestamp) -> Resu
     })
 }
 
-/// Reads those keys whose fingerprints fall to it, from the newest batch to the oldest: the first record of a place counts.
-struct Part<'a> {
-    engine: &'a Engine,
-    table: &'a MemoryStore,
-    now: Timestamp,
+fn some_keys(engine: &Engine, table: &MemoryStore, now: Timestamp, mut part: Part) -> Result<Found, OpenError> {
+    let mut found = Found { newest: Timestamp::ZERO, batches: VecDeque::new() };
+    let mut restore = |key: ReadKey| {
+        found.newest = found.newest.max(key.newest);
+        table.restore(now, key.fingerprint, key.key, key.state, key.disk);
+    };
+    scan(engine, Table::Keys, true, |row, pack| {
+        let batch = part.read(row, pack, &mut restore)?;
+        match found.batches.front_mut().filter(|(first, _)| *first == batch) {
+            Some((_, bytes)) => *bytes += pack.len() as u64,
+            None => found.batches.push_front((batch, pack.len() as u64)),
+        }
+        Ok(())
+    })?;
+    part.finish(&mut restore)?;
+    Ok(found)
+}
+
+/// A key as of when it was written down.
+pub(super) struct ReadKey {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) key: LimitKey,
+    pub(super) state: KeyState,
+    pub(super) disk: OnDisk,
+    pub(super) newest: Timestamp,
+}
+
+/// Reads those keys whose fingerprints fall to it, from the newest pack to the oldest: the first record of a place counts.
+pub(super) struct Part {
     index: usize,
     parts: usize,
     seen: HashSet<Fingerprint, BuildHasherDefault<Fingerprinted>>,
     /// Keys whose pieces are older than their heads.
     unfinished: HashMap<Fingerprint, Reading, BuildHasherDefault<Fingerprinted>>,
-    found: Found,
 }
 
-impl<'a> Part<'a> {
-    fn new(engine: &'a Engine, table: &'a MemoryStore, now: Timestamp, index: usize, parts: usize) -> Self {
-        let found = Found { newest: Timestamp::ZERO, batches: VecDeque::new() };
-        let (seen, unfinished) = (HashSet::default(), HashMap::default());
-        Self { engine, table, now, index, parts, seen, unfinished, found }
+impl Part {
+    pub(super) fn new(index: usize, parts: usize) -> Self {
+        Self { index, parts, seen: HashSet::default(), unfinished: HashMap::default() }
     }
 
-    fn read(mut self) -> Result<Found, OpenError> {
-        scan(self.engine, Table::Keys, true, |row, pack| {
-            let (batch, _) = packs::parse_row(row).ok_or_else(|| damaged(Table::Keys, "a row that is none"))?;
-            match self.found.batches.front_mut().filter(|(first, _)| *first == batch) {
-                Some((_, bytes)) => *bytes += pack.len() as u64,
-                None => self.found.batches.push_front((batch, pack.len() as u64)),
-            }
-            let records: Option<Vec<_>> = packs::records(pack).collect();
-            let records = records.ok_or_else(|| damaged(Table::Keys, "a pack that ends within a record"))?;
-            // Within a pack too, the newest comes last: a head after its pieces.
-            records.into_iter().rev().try_for_each(|(place, value)| self.take(batch, place, value))
-        })?;
-        for reading in std::mem::take(&mut self.unfinished).into_values() {
-            self.finish(reading)?;
-        }
-        Ok(self.found)
+    /// Reads the next older pack, which is in this row; returns its batch.
+    pub(super) fn read(&mut self, row: &[u8], pack: &[u8], found: &mut impl FnMut(ReadKey)) -> Result<u32, OpenError> {
+        let (batch, _) = packs::parse_row(row).ok_or_else(|| damaged(Table::Keys, "a row that is none"))?;
+        let records: Option<Vec<_>> = packs::records(pack).collect();
+        let records = records.ok_or_else(|| damaged(Table::Keys, "a pack that ends within a record"))?;
+        // Within a pack too, the newest comes last: a head after its pieces.
+        records.into_iter().rev().try_for_each(|(place, value)| self.take(batch, place, value, found))?;
+        Ok(batch)
     }
 
-    fn take(&mut self, batch: u32, place: &[u8], value: Option<&[u8]>) -> Result<(), OpenError> {
+    /// After the oldest pack.
+    pub(super) fn finish(self, found: &mut impl FnMut(ReadKey)) -> Result<(), OpenError> {
+        self.unfinished.into_values().try_for_each(|reading| reading.finish().map(&mut *found))
+    }
+
+    fn take(
+        &mut self,
+        batch: u32,
+        place: &[u8],
+        value: Option<&[u8]>,
+        found: &mut impl FnMut(ReadKey),
+    ) -> Result<(), OpenError> {
         let place = KeyPlace::parse(place).ok_or_else(|| damaged(Table::Keys, "a place that is none"))?;
         if place.fingerprint() % self.parts as u128 != self.index as u128 {
             return Ok(());
@@ -171,7 +195,7 @@ impl<'a> Part<'a> {
                 let Some(value) = value else { return Ok(()) };
                 let reading = Reading::begin(fingerprint, batch, value)?;
                 if reading.is_whole() {
-                    return self.finish(reading);
+                    return reading.finish().map(found);
                 }
                 self.unfinished.insert(fingerprint, reading);
             }
@@ -181,12 +205,6 @@ impl<'a> Part<'a> {
                 }
             }
         }
-        Ok(())
-    }
-
-    fn finish(&mut self, reading: Reading) -> Result<(), OpenError> {
-        let newest = reading.finish(self.table, self.now)?;
-        self.found.newest = self.found.newest.max(newest);
         Ok(())
     }
 }
@@ -234,7 +252,7 @@ impl Reading {
         }
     }
 
-    fn finish(mut self, table: &MemoryStore, now: Timestamp) -> Result<Timestamp, OpenError> {
+    fn finish(mut self) -> Result<ReadKey, OpenError> {
         let wrong = |key: &LimitKey, error: &dyn std::fmt::Display| {
             damaged(Table::Keys, format_args!("{}: {error}", key.as_ref()))
         };
@@ -250,8 +268,8 @@ impl Reading {
             state.note_items();
             self.disk.whole = u32::try_from(state.items()).unwrap_or(u32::MAX);
         }
-        table.restore(now, self.fingerprint, self.key, state, self.disk);
-        Ok(newest)
+        let Self { fingerprint, key, disk, .. } = self;
+        Ok(ReadKey { fingerprint, key, state, disk, newest })
     }
 }
 

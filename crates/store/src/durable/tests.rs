@@ -17,6 +17,7 @@ use super::*;
 
 mod busy;
 mod damage;
+mod moved;
 
 const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
