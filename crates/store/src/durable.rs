@@ -134,7 +134,8 @@ impl OpenDirectory {
         let (last, endings) = recover::endings(&mut engine)?;
         let missing = noted.saturating_sub(last.map_or(0, |last| last.batches));
         let checksum = ChecksumKey::new(secrets.checksum);
-        let table = MemoryStore::with_secrets(bounds, forecast, policy, secrets.fingerprint, checksum);
+        let keys = last.map_or(0, |last| usize::try_from(last.keys.min(bounds.keys)).unwrap_or(0));
+        let table = MemoryStore::with_secrets(bounds, forecast, policy, (secrets.fingerprint, checksum), keys);
         let mut table = table.map_err(OpenError::Random)?;
         (table.endings, table.marks) = (endings, Some(crate::memory::marks::Marks::default()));
         *table.writing.get_mut() = log;
@@ -196,7 +197,8 @@ impl OpenDirectory {
     pub fn start(self, now: Now) -> std::io::Result<DurableStore> {
         let Self { table, engine, directory, last, newest, note, missing, batches: log, .. } = self;
         let batches = last.map_or(0, |last| last.batches) + missing;
-        let progress = Progress { durable_at: newest, incarnation: table.incarnation, stopped: false, batches };
+        let progress =
+            Progress { durable_at: newest, incarnation: table.incarnation, stopped: false, batches, keys: 0 };
         let first_on_disk = table.writing.lock().first();
         let path = directory.engine_path();
         let writer = Writer::start(Arc::clone(&table), engine, path, Arc::clone(&now), progress, note, log)?;

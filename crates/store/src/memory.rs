@@ -177,19 +177,20 @@ impl MemoryStore {
     /// # Errors
     /// The system has no randomness to give.
     pub fn new(bounds: MemoryBounds, forecast: ForecastDefaults, policy: Policy) -> Result<Self, getrandom::Error> {
-        Self::with_secrets(bounds, forecast, policy, secret()?, ChecksumKey::new(secret()?))
+        Self::with_secrets(bounds, forecast, policy, (secret()?, ChecksumKey::new(secret()?)), 0)
     }
 
-    /// As [`MemoryStore::new`], with the secrets of an earlier process.
+    /// As [`MemoryStore::new`], with the secrets of an earlier process, of fingerprints and of checksums, and room for about so
+    /// many keys.
     pub(crate) fn with_secrets(
         bounds: MemoryBounds,
         forecast: ForecastDefaults,
         policy: Policy,
-        fingerprint_key: [u8; 16],
-        checksum_key: ChecksumKey,
+        (fingerprint_key, checksum_key): ([u8; 16], ChecksumKey),
+        keys: usize,
     ) -> Result<Self, getrandom::Error> {
         Ok(Self {
-            keys: DashMap::with_capacity_and_hasher_and_shard_amount(0, BuildHasherDefault::default(), SHARDS),
+            keys: DashMap::with_capacity_and_hasher_and_shard_amount(keys, BuildHasherDefault::default(), SHARDS),
             models: DashMap::with_hasher(BuildHasherDefault::default()),
             deployments: Deployments::default(),
             policy: ArcSwap::from_pointee(policy),
@@ -225,6 +226,11 @@ impl MemoryStore {
             hasher.write_u8(0);
         }
         hasher.finish128().as_u128()
+    }
+
+    /// Keys in the table.
+    pub(crate) fn keys_in_table(&self) -> u64 {
+        self.room.counts().keys
     }
 
     pub(crate) fn of_key(&self, key: KeyRef<'_>) -> Fingerprint {

@@ -45,8 +45,9 @@ struct Head<'a> {
     figures: Figures,
     #[n(6)]
     lengths: Cow<'a, Lengths>,
+    /// `None` while the key takes what is believed of its model with each request.
     #[n(7)]
-    prior: Cow<'a, Prior>,
+    prior: Option<Cow<'a, Prior>>,
     #[n(8)]
     watch: Watch,
     #[n(9)]
@@ -131,7 +132,7 @@ impl KeyState {
             generated: Cow::Borrowed(&self.generated),
             figures: self.figures,
             lengths: Cow::Borrowed(&self.lengths),
-            prior: Cow::Borrowed(&self.prior),
+            prior: (!self.needs_fallback()).then_some(Cow::Borrowed(&self.prior)),
             watch: self.watch,
             denied: Cow::Borrowed(&self.denied),
             issued: Cow::Borrowed(&self.issued),
@@ -222,9 +223,9 @@ impl Restored {
         self.head.now
     }
 
-    /// The state of `key` as of [`Restored::now`].
+    /// The state of `key` as of [`Restored::now`]; `fallback` is what requests of its model do.
     #[must_use]
-    pub fn finish(self, key: KeyRef<'_>) -> KeyState {
+    pub fn finish(self, key: KeyRef<'_>, fallback: &Prior) -> KeyState {
         let Self { head, mut cohorts, mut live, mut ended, mut requests } = self;
         let now = head.now;
         let mut holds = Holds::default();
@@ -265,7 +266,7 @@ impl Restored {
             holds,
             figures: head.figures,
             lengths: head.lengths.into_owned(),
-            prior: head.prior.into_owned(),
+            prior: head.prior.map_or(*fallback, Cow::into_owned),
             watch: head.watch,
             denied: head.denied.into_owned(),
             live,

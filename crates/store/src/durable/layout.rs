@@ -50,6 +50,9 @@ pub(crate) struct Progress {
     /// Batches that were ever written here.
     #[n(3)]
     pub(crate) batches: u64,
+    /// Keys in the table, about: room for them is made at once.
+    #[n(4)]
+    pub(crate) keys: u64,
 }
 
 /// Processes that were killed, and up to when what they did is here; the newest last.

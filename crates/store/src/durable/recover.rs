@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::thread;
 
+use tidegate_core::forecast::Prior;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::policy::{Policy, PolicyHead, Written};
 use tidegate_core::state::{KeyState, Restored};
@@ -124,7 +125,9 @@ fn some_keys(engine: &Engine, table: &MemoryStore, now: Timestamp, mut part: Par
     let mut found = Found { newest: Timestamp::ZERO, batches: VecDeque::new() };
     let mut restore = |key: ReadKey| {
         found.newest = found.newest.max(key.newest);
-        table.restore(now, key.fingerprint, key.key, key.state, key.disk);
+        let fallback = table.fallback(key.key.as_ref());
+        let (fingerprint, key, state, disk) = key.finish(&fallback);
+        table.restore(now, fingerprint, key, state, disk);
     };
     scan(engine, Table::Keys, true, |row, pack| {
         let batch = part.read(row, pack, &mut restore)?;
@@ -142,9 +145,22 @@ fn some_keys(engine: &Engine, table: &MemoryStore, now: Timestamp, mut part: Par
 pub(super) struct ReadKey {
     pub(super) fingerprint: Fingerprint,
     pub(super) key: LimitKey,
-    pub(super) state: KeyState,
+    state: Restored,
     pub(super) disk: OnDisk,
     pub(super) newest: Timestamp,
+}
+
+impl ReadKey {
+    /// Its state; `fallback` is what requests of its model do.
+    pub(super) fn finish(self, fallback: &Prior) -> (Fingerprint, LimitKey, KeyState, OnDisk) {
+        let Self { fingerprint, key, state, mut disk, .. } = self;
+        let mut state = state.finish(key.as_ref(), fallback);
+        if disk.first < disk.next {
+            state.note_items();
+            disk.whole = u32::try_from(state.items()).unwrap_or(u32::MAX);
+        }
+        (fingerprint, key, state, disk)
+    }
 }
 
 /// Reads those keys whose fingerprints fall to it, from the newest pack to the oldest: the first record of a place counts.
@@ -263,12 +279,7 @@ impl Reading {
             self.state.read_items(piece).map_err(|error| wrong(&self.key, &error))?;
         }
         let newest = self.state.now();
-        let mut state = self.state.finish(self.key.as_ref());
-        if !self.pieces.is_empty() {
-            state.note_items();
-            self.disk.whole = u32::try_from(state.items()).unwrap_or(u32::MAX);
-        }
-        let Self { fingerprint, key, disk, .. } = self;
+        let Self { fingerprint, key, state, disk, .. } = self;
         Ok(ReadKey { fingerprint, key, state, disk, newest })
     }
 }

@@ -424,7 +424,8 @@ impl Thread {
         let number = self.next_batch();
         let bytes = batch.seal(number);
         let engine = self.engine.as_mut().ok_or_else(|| EngineError::Refused("it is closed".to_owned()))?;
-        let progress = Progress { batches: self.progress.batches + 1, ..self.progress };
+        let keys = self.table.keys_in_table();
+        let progress = Progress { batches: self.progress.batches + 1, keys, ..self.progress };
         batch.put(Table::Meta, place::PROGRESS, |out| encode_to(&progress, out));
         engine.commit(&batch)?;
         self.progress = progress;

@@ -124,7 +124,7 @@ impl MemoryStore {
     }
 
     /// What requests of the key's model do, or the defaults.
-    pub(super) fn fallback(&self, key: KeyRef<'_>) -> Prior {
+    pub(crate) fn fallback(&self, key: KeyRef<'_>) -> Prior {
         self.models.get(&self.of_model(key)).map_or(self.defaults, |model| *model.figures.prior())
     }
 

@@ -45,11 +45,11 @@ impl Disk {
         self.items.push(bytes);
     }
 
-    fn read(&self) -> KeyState {
+    fn read(&self, fallback: &Prior) -> KeyState {
         let mut restored = Restored::read_head(&self.head).expect("a head");
         self.items.iter().for_each(|items| restored.read_items(items).expect("items"));
         // The keys of these tests have no phase.
-        KeyState { phase_seconds: 0, ..restored.finish(request(1, 0, 0).key) }
+        KeyState { phase_seconds: 0, ..restored.finish(request(1, 0, 0).key, fallback) }
     }
 }
 
@@ -138,7 +138,7 @@ proptest! {
         disk.write(&mut key.state);
         // What a stream that begins is expected to do is worked out anew; the one that goes on might do so a little later.
         key.state.beginning = None;
-        let mut back = Key { state: disk.read(), ..key.clone() };
+        let mut back = Key { state: disk.read(&key.fallback), ..key.clone() };
         let mut back_tickets = tickets.clone();
         prop_assert_eq!(key.state.reservations(), back.state.reservations());
         for (wait, step) in after {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use minicbor::decode;
 use tidegate_core::forecast::Model;
+use tidegate_core::forecast::{ForecastDefaults, Prior};
 use tidegate_core::key::LimitKey;
 use tidegate_core::policy::{PolicyHead, Written};
 use tidegate_core::state::KeyState;
@@ -183,8 +184,8 @@ impl<'a> Survey<'a> {
 
 impl Contents {
     fn take_key(&mut self, read: ReadKey, wanted: Option<&LimitKey>) {
-        let ReadKey { key, state, disk, newest, .. } = read;
-        self.newest = self.newest.max(newest);
+        self.newest = self.newest.max(read.newest);
+        let (_, key, state, disk) = read.finish(&Prior::from_defaults(&ForecastDefaults::default()));
         self.counts.keys += 1;
         self.counts.reservations += state.reservations() as u64;
         self.counts.ended += state.ended().count() as u64;
