@@ -1,4 +1,4 @@
-//! What users of other limiters complain about, each as a test that keeps it from happening here: D1 to D6, D8, D9, D13,
+//! What users of other limiters complain about, each as a test that keeps it from happening here: D1 to D6, D8 to D10, D13,
 //! D15, D16.
 
 #![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
@@ -226,6 +226,40 @@ async fn d9_a_limit_changed_in_mid_window_acts_at_once() {
     gateway.deny(&ask).await;
     set(1 << 40).await;
     gateway.allow(&ask.clone().tokens(1 << 39, 1 << 39, 0)).await;
+    gateway.verdict().assert_clean();
+}
+
+/// Two replicas after each other, as a rolling restart has it: stopped, and killed.
+#[tokio::test]
+async fn d10_a_restart_hands_out_no_fresh_budget() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data").display().to_string();
+    let start = || Setup::release().arguments(["--data-dir", data.as_str()]).start();
+    let mut server = start();
+    let gateway = Gateway::of(&server).await;
+    gateway.fix("roller", [1_000, 1_000, 1_000]).await;
+    let ask = |prompt| Ask::of("roller").tokens(prompt, prompt, 10);
+    let live = gateway.allow(&ask(800)).await.reservation_id;
+    for kill in [false, true] {
+        if kill {
+            // What is a second old is on the disk.
+            tokio::time::sleep(SECOND).await;
+            drop(server);
+        } else {
+            server.terminate();
+            assert!(server.wait().is_some_and(|status| status.success()), "{}", server.output());
+        }
+        server = start();
+        let gateway = gateway.reconnected(&server).await;
+        assert_eq!(gateway.deny(&ask(201)).await.reason(), DenyReason::WindowFull);
+        let windows = gateway.windows(&ask(1)).await;
+        assert_eq!((windows.prompt().used_tokens, windows.prompt().limit_tpm), (800, 1_000));
+    }
+    let gateway = gateway.reconnected(&server).await;
+    gateway.settle_as_admitted(&live, 7).await;
+    let again = gateway.settle(&live, None, None, Some(7)).await.expect("answered");
+    assert_eq!(again.outcome(), SettleOutcome::Duplicate);
+    gateway.allow(&ask(200)).await;
     gateway.verdict().assert_clean();
 }
 

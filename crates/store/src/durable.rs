@@ -3,7 +3,7 @@
 //! Decisions are those of [`MemoryStore`] and never touch the disk. What operators write is on disk before it acts. Keys are
 //! written when they change, at most a second late; [`OpenDirectory`] reads them back.
 //!
-//! `docs/storage.md` says what is on disk, and `docs/operations.md` what to do about it.
+//! `docs/storage.md` says what is on disk, and what to do about it.
 
 use std::collections::VecDeque;
 use std::future::Future;

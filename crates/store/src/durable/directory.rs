@@ -18,6 +18,8 @@ const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
 const NEWEST: &str = "NEWEST";
 const STORE: &str = "state.redb";
+/// What a first start left that was interrupted.
+const UNFINISHED: &str = "unfinished-start.redb";
 /// What a snapshot is read into, before it is `STORE`.
 const IMPORT: &str = "unfinished-import.redb";
 /// The first line of `FORMAT`, before the version.
@@ -230,13 +232,15 @@ impl Directory {
         if self.known && !path.is_file() {
             return Err(OpenError::Lost { path: self.path.clone() });
         }
-        match Engine::open(&path) {
+        let open = || Engine::open(&path).map_err(|error| OpenError::Engine(format!("{}: {error}", path.display())));
+        match open() {
             // A first start that was interrupted: nobody was ever told that something is in it.
             Err(_) if !self.known && path.is_file() => {
-                fs::remove_file(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
-                Ok(Engine::open(&path)?)
+                let aside = self.path.join(UNFINISHED);
+                fs::rename(&path, aside).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+                open()
             }
-            opened => Ok(opened?),
+            opened => opened,
         }
     }
 }
@@ -310,7 +314,7 @@ fn version_of(path: &Path) -> Result<Option<u32>, OpenError> {
 }
 
 /// What an interrupted first start leaves; `lost+found` is the file system's.
-const OURS: [&str; 5] = [LOCK, NEWEST, STORE, "FORMAT.new", "lost+found"];
+const OURS: [&str; 6] = [LOCK, NEWEST, STORE, "FORMAT.new", UNFINISHED, "lost+found"];
 
 /// A file that is not ours.
 fn foreign_file(path: &Path, ours: &[&str]) -> io::Result<Option<String>> {
