@@ -95,6 +95,8 @@ pub struct OpenDirectory {
     note: Newest,
     missing: u64,
     batches: VecDeque<(u32, u64)>,
+    /// The oldest record of the audit log on disk.
+    first_change: u64,
 }
 
 impl OpenDirectory {
@@ -129,7 +131,7 @@ impl OpenDirectory {
         directory.make_known()?;
         let policy = recover::policy(&engine, described)?;
         let differences = difference::between(described, &policy);
-        let log = recover::changes(&engine)?;
+        let (log, first_change) = recover::changes(&engine)?;
         let (note, noted) = directory.newest()?;
         let (last, endings) = recover::endings(&mut engine)?;
         let missing = noted.saturating_sub(last.map_or(0, |last| last.batches));
@@ -143,7 +145,18 @@ impl OpenDirectory {
         let durable_at = last.map_or(Timestamp::ZERO, |last| last.durable_at);
         let found = recover::keys(&engine, &table, wall.max(durable_at))?;
         let (newest, batches) = (found.newest.max(durable_at), found.batches);
-        Ok(Self { table: Arc::new(table), engine, directory, last, newest, differences, note, missing, batches })
+        Ok(Self {
+            table: Arc::new(table),
+            engine,
+            directory,
+            last,
+            newest,
+            differences,
+            note,
+            missing,
+            batches,
+            first_change,
+        })
     }
 
     /// The newest instant of which something is on disk: time goes on from there, if the wall clock is behind (C15).
@@ -195,14 +208,13 @@ impl OpenDirectory {
     /// # Errors
     /// The system's: there is no thread to be had.
     pub fn start(self, now: Now) -> std::io::Result<DurableStore> {
-        let Self { table, engine, directory, last, newest, note, missing, batches: log, .. } = self;
+        let Self { table, engine, directory, last, newest, note, missing, batches: log, first_change, .. } = self;
         let batches = last.map_or(0, |last| last.batches) + missing;
         let progress =
             Progress { durable_at: newest, incarnation: table.incarnation, stopped: false, batches, keys: 0 };
-        let first_on_disk = table.writing.lock().first();
         let path = directory.engine_path();
         let writer = Writer::start(Arc::clone(&table), engine, path, Arc::clone(&now), progress, note, log)?;
-        let turn = Arc::new(Mutex::new(Turn { first_on_disk }));
+        let turn = Arc::new(Mutex::new(Turn { first_on_disk: first_change }));
         Ok(DurableStore { table, writer, turn, now, _directory: directory })
     }
 }

@@ -14,7 +14,7 @@ use tidegate_core::time::Timestamp;
 
 use super::OpenError;
 use super::batch::{Batch, Table};
-use super::engine::Engine;
+use super::engine::{Engine, EngineError};
 use super::layout::{self, Endings, KeyHead, KeyPlace, Progress, Secrets, encode_to, place};
 use super::packs;
 use crate::memory::marks::OnDisk;
@@ -47,10 +47,7 @@ pub(super) fn secrets(engine: &Engine) -> Result<Option<Secrets>, OpenError> {
 pub(super) fn seed(engine: &mut Engine, secrets: &Secrets, policy: &Policy) -> Result<(), OpenError> {
     let mut batch = Batch::default();
     batch.put(Table::Meta, place::SECRETS, |out| encode_to(secrets, out));
-    batch.put(Table::Meta, place::POLICY, |out| encode_to(&policy.head(), out));
-    for entry in policy.entries() {
-        batch.put(Table::Policy, &layout::place_of(&entry), |out| encode_to(&entry, out));
-    }
+    put_policy(policy, &mut batch);
     Ok(engine.commit(&batch)?)
 }
 
@@ -65,14 +62,17 @@ pub(super) fn policy(engine: &Engine, described: &Policy) -> Result<Policy, Open
     Ok(described.restored(head, entries))
 }
 
-/// The audit log on disk.
-pub(super) fn changes(engine: &Engine) -> Result<ChangeLog, OpenError> {
-    let mut log = ChangeLog::default();
+/// The audit log on disk, and the number of its first record there.
+pub(super) fn changes(engine: &Engine) -> Result<(ChangeLog, u64), OpenError> {
+    let (mut log, mut first) = (ChangeLog::default(), None);
     scan(engine, Table::Changes, false, |_, bytes| {
-        log.append(minicbor::decode::<Change>(bytes).map_err(|error| damaged(Table::Changes, error))?);
+        let change: Change = minicbor::decode(bytes).map_err(|error| damaged(Table::Changes, error))?;
+        first = first.or(Some(change.sequence));
+        log.append(change);
         Ok(())
     })?;
-    Ok(log)
+    let first = first.unwrap_or(log.next());
+    Ok((log, first))
 }
 
 /// How far the last process came, and the processes before it that were killed; of these it is one now, if it was.
@@ -300,6 +300,33 @@ fn scan(
         }
     })?;
     wrong.map_or(Ok(()), Err)
+}
+
+/// Makes the policy on disk the one in force, where a write came to nothing and is there all the same; `next` is the number of the
+/// next record of the audit log.
+pub(super) fn take_back(engine: &mut Engine, policy: &Policy, next: u64) -> Result<(), EngineError> {
+    let head = engine.get(Table::Meta, place::POLICY)?;
+    if head.is_some_and(|head| minicbor::decode::<PolicyHead>(&head).is_ok_and(|head| head == policy.head())) {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    engine.scan(Table::Policy, &[], false, |place, _| {
+        batch.remove(Table::Policy, place);
+        true
+    })?;
+    engine.scan(Table::Changes, &next.to_be_bytes(), false, |place, _| {
+        batch.remove(Table::Changes, place);
+        true
+    })?;
+    put_policy(policy, &mut batch);
+    engine.commit(&batch)
+}
+
+fn put_policy(policy: &Policy, batch: &mut Batch) {
+    batch.put(Table::Meta, place::POLICY, |out| encode_to(&policy.head(), out));
+    for entry in policy.entries() {
+        batch.put(Table::Policy, &layout::place_of(&entry), |out| encode_to(&entry, out));
+    }
 }
 
 /// What a write of policy changes on disk: its entry, what it put out of force, and what is no entry.

@@ -274,6 +274,29 @@ async fn every_kind_of_policy_and_its_record_are_there_after_a_crash() {
     assert!(matches!(refused, PolicyError::Refused(WriteError::AlreadyExists { .. })), "{refused:?}");
 }
 
+/// A write that failed may be on disk all the same. Nobody was told that it took effect, so it does not later either.
+#[tokio::test]
+async fn a_write_that_failed_and_is_on_disk_is_taken_back() {
+    let folder = folder();
+    let served = Served::open(folder.path(), START);
+    let account = |name: &str| Written::Account(Account { name: name.into(), ..Account::default() });
+    served.write(PolicyWrite::Create(account("kept"))).await;
+    let old = served.store.policy();
+    let (new, result) = old.apply(PolicyWrite::Create(account("failed")), START).expect("a good write");
+    let (object, author) = ("account/failed".into(), Author::default());
+    let change = Change { sequence: 2, time: START, author, object, before: None, after: result.written, limits: None };
+    let writes = recover::policy_writes(&old, &new, &change, 0..0);
+    served.store.commit(writes, false, || ()).await.expect("the disk takes it, and nobody publishes it");
+    served.crash();
+    let mut engine = Engine::open(&folder.path().join("state.redb")).expect("it opens");
+    recover::take_back(&mut engine, &old, 2).expect("the disk takes it");
+    drop(engine);
+    let served = Served::open(folder.path(), START);
+    assert_eq!(served.store.policy(), old);
+    let query = ChangeQuery { page_size: 10, ..ChangeQuery::default() };
+    assert_eq!(served.store.changes(&query).await.rows.len(), 1);
+}
+
 #[tokio::test]
 async fn the_directory_wins_over_the_file_and_the_differences_are_named() {
     let folder = folder();

@@ -24,6 +24,7 @@ use super::directory::Newest;
 use super::engine::{Engine, EngineError};
 use super::layout::{KeyPlace, Progress, encode_to, place, place_of_key};
 use super::packs::{self, Packs};
+use super::recover;
 use super::{DiskStats, Now};
 use crate::memory::MemoryStore;
 use crate::memory::marks::Marks;
@@ -127,6 +128,7 @@ impl Writer {
             shared: Arc::clone(&shared),
             retry: FIRST_RETRY,
             retry_at: Timestamp::ZERO,
+            number: log.back().map_or(0, |(last, _)| last + 1),
             log,
         };
         let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
@@ -222,6 +224,8 @@ struct Thread {
     retry_at: Timestamp,
     /// Batches on disk that have keys, and the bytes of each.
     log: VecDeque<(u32, u64)>,
+    /// Of the next batch that has keys.
+    number: u32,
 }
 
 impl Thread {
@@ -292,7 +296,11 @@ impl Thread {
         }
         self.retry_at = (self.now)().after(self.retry);
         self.retry = (2 * self.retry).min(LONGEST_RETRY);
-        self.engine = Some(Engine::open(&self.path)?);
+        let mut engine = Engine::open(&self.path)?;
+        // What failed may be on disk all the same, and nobody was told that it took effect.
+        let (policy, next) = (self.table.policy.load_full(), self.table.writing.lock().next());
+        recover::take_back(&mut engine, &policy, next)?;
+        self.engine = Some(engine);
         Ok(())
     }
 
@@ -333,7 +341,7 @@ impl Thread {
             if keys.len().is_multiple_of(KEYS_AT_ONCE) && rest >= SHORTEST_REST {
                 std::thread::sleep(rest);
             }
-            self.table.write_key(key, self.next_batch(), cleaned, &mut batch);
+            self.table.write_key(key, self.number, cleaned, &mut batch);
             if batch.bytes() > MOST_BATCH_BYTES || (keys.is_empty() && !batch.unfinished.is_empty()) {
                 self.table.write_unfinished(&mut batch);
             }
@@ -372,11 +380,6 @@ impl Thread {
         self.shared.last_batch_micros.store(took, Ordering::Relaxed);
         self.shared.durable_at.store(began.as_micros(), Ordering::Relaxed);
         Ok(())
-    }
-
-    /// The number of the next batch with keys.
-    fn next_batch(&self) -> u32 {
-        self.log.back().map_or(0, |(last, _)| last + 1)
     }
 
     /// Where more is on disk than should be, removes the oldest batches, and adds the keys of which something counts there to
@@ -421,8 +424,10 @@ impl Thread {
 
     /// Writes `batch`, and how far that is.
     fn commit(&mut self, mut batch: Batch) -> Result<(), EngineError> {
-        let number = self.next_batch();
+        let number = self.number;
         let bytes = batch.seal(number);
+        // Never used again: a batch that failed may be on disk all the same, and must not be taken for a later one.
+        self.number += u32::from(bytes > 0);
         let engine = self.engine.as_mut().ok_or_else(|| EngineError::Refused("it is closed".to_owned()))?;
         let keys = self.table.keys_in_table();
         let progress = Progress { batches: self.progress.batches + 1, keys, ..self.progress };
@@ -433,7 +438,9 @@ impl Thread {
             self.log.push_back((number, bytes));
         }
         self.shared.bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
-        self.newest.note(progress.batches).map_err(|error| EngineError::Refused(format!("the file NEWEST: {error}")))
+        // It may lag behind; it must only not be ahead.
+        let _ = self.newest.note(progress.batches);
+        Ok(())
     }
 
     /// All that is left, and that nothing is missing.

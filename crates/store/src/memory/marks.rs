@@ -37,6 +37,10 @@ impl OnDisk {
     }
 }
 
+/// Most keys that left the table and are noted while the disk takes nothing. One beyond comes back with the next start, idle as it
+/// was, and leaves again.
+const MOST_GONE: usize = 1 << 20;
+
 /// Keys that changed, each once, and keys that are on disk and left the table.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
@@ -80,7 +84,10 @@ impl MemoryStore {
     /// The disk is to forget this key.
     pub(super) fn mark_gone(&self, key: Fingerprint, entry: &Entry) {
         if let Some(marks) = self.marks.as_ref().filter(|_| entry.disk.written) {
-            marks.gone.lock().push(key);
+            let mut gone = marks.gone.lock();
+            if gone.len() < MOST_GONE {
+                gone.push(key);
+            }
             self.disk_live.fetch_sub(entry.disk.bytes.into(), Ordering::Relaxed);
         }
     }
