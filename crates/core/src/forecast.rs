@@ -155,7 +155,7 @@ impl Figures {
 
     /// Learns from a settled request.
     pub fn on_settled(&mut self, sample: &Sample) {
-        self.samples = (self.samples + 1).min(MEMORY);
+        self.samples = self.samples.saturating_add(1).min(MEMORY);
         let weight = u64::from(self.samples);
         self.scale = toward(self.scale, scale_of(sample.used.generated), weight);
         if let Some(pace) = sample.micros_per_token {
@@ -288,7 +288,7 @@ impl Model {
         self.figures.on_settled(sample);
         // Aged by answers alone: the limits of its keys differ.
         self.lengths.on_end(0, sample.used.generated, u64::MAX);
-        self.news += 1;
+        self.news = self.news.saturating_add(1);
         if self.news >= NEWS || !self.figures.is_trusted() {
             self.news = 0;
             let figures = self.figures.or(&defaults.figures);

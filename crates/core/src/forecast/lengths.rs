@@ -131,7 +131,7 @@ impl Memory {
         self.pass(bin, bin + 1);
         // At most what has reached it, so it fits.
         self.ended[bin] = self.ended[bin].saturating_add(ONE).min(self.reached[bin]);
-        self.answers += 1;
+        self.answers = self.answers.saturating_add(1);
         if self.answers >= span.answers {
             self.halve();
         }

@@ -132,6 +132,28 @@ impl Hold {
         Self { base, slopes, since: now, fades_from: self.end.max(second), top, ..*self }
     }
 
+    /// Whether this can be a hold of a key whose time is `now`, so that sums over a hundred thousand of them are exact: what is
+    /// read from a disk may be anything.
+    #[must_use]
+    pub fn is_possible(&self, now: Timestamp) -> bool {
+        /// Of a course, with its digits: the longest answer.
+        const MOST_PRODUCED: i64 = 1 << (21 + TOKEN_DIGITS);
+        /// No stream is expected to run on, nor its hold to fade, for as long.
+        const LONGEST_SECONDS: u64 = 1 << 32;
+        let line = |line: &Line| {
+            (0..=MOST_PRODUCED).contains(&line.produced)
+                && (0..=MOST_VARIANCE.cast_signed() + 60).contains(&line.variance)
+        };
+        let held = [self.tokens, self.reach, self.most].into_iter().all(|tokens| tokens <= crate::MAX_TOKENS);
+        let since = self.since.as_seconds();
+        let times = since <= now.as_seconds()
+            && self.end <= self.fades_from
+            && since.max(self.fades_from) < self.gone
+            && self.gone - since.min(self.end) < LONGEST_SECONDS;
+        let course = (0..=MOST_PRODUCED).contains(&self.base) && self.slopes.iter().all(line);
+        self.tokens == 0 || (held && times && course && self.top == top(self.base, &self.slopes))
+    }
+
     /// Tokens held at the start.
     #[must_use]
     pub const fn tokens(&self) -> u64 {

@@ -19,9 +19,10 @@ use super::silence::{Looks, Whom};
 use super::touched::{Item, Touched};
 use super::watch::Watch;
 use super::{Forget, KeyState, KnownRequest};
+use crate::MAX_TOKENS;
 use crate::charges::{Charges, Output};
 use crate::forecast::{Figures, Lengths, Prior};
-use crate::holds::Holds;
+use crate::holds::{Hold, Holds};
 use crate::key::KeyRef;
 use crate::law::Law;
 use crate::law::history::History;
@@ -168,6 +169,10 @@ fn write(record: &impl Encode<()>, out: &mut Vec<u8>) {
     written.expect("memory takes everything, and no type here refuses");
 }
 
+fn possible(hold: &Hold, now: Timestamp) -> Result<(), decode::Error> {
+    if hold.is_possible(now) { Ok(()) } else { Err(decode::Error::message("a hold that cannot be")) }
+}
+
 /// A key that is being read back: its head, then its items in the order in which they were written; a later one takes the
 /// place of an earlier one.
 pub struct Restored {
@@ -201,8 +206,19 @@ impl Restored {
         let mut decoder = Decoder::new(bytes);
         while decoder.position() < bytes.len() {
             match decoder.decode::<Part<'_>>()? {
-                Part::Cohort(id, cohort) => drop(self.cohorts.insert(id, Box::new(cohort.into_owned()))),
-                Part::Live(number, live) => drop(self.live.insert(number, Box::new(live.into_owned()))),
+                Part::Cohort(id, cohort) => {
+                    possible(&cohort.hold, self.head.now)?;
+                    self.cohorts.insert(id, Box::new(cohort.into_owned()));
+                }
+                Part::Live(number, live) => {
+                    if let Held::Alone(hold) = &live.held {
+                        possible(hold, self.head.now)?;
+                    }
+                    if live.reserved.generated > MAX_TOKENS {
+                        return Err(decode::Error::message("more is held than can be"));
+                    }
+                    self.live.insert(number, Box::new(live.into_owned()));
+                }
                 Part::Ended(number, ended) => {
                     self.live.remove(&number);
                     self.ended.insert(number, ended.into_owned());

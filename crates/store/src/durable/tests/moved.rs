@@ -239,7 +239,7 @@ fn a_snapshot() -> (Vec<OwnedRow>, Timestamp) {
 fn what_is_in_a_record_never_panics() {
     let (rows, stopped) = a_snapshot();
     let change = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>());
-    let config = ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(changes in prop::collection::vec(change, 1..4))| {
         let folder = folder();
         let (file, there) = ["file", "there"].map(|name| folder.path().join(name)).into();
