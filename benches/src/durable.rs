@@ -61,9 +61,16 @@ pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> Result<T, io::Error
 }
 
 /// Pseudo-random numbers, the same in every run (SplitMix64).
-pub(crate) struct Draws(pub(crate) u64);
+#[derive(Debug)]
+pub struct Draws(pub u64);
 
 impl Draws {
+    /// From zero on, below one.
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are kept")]
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

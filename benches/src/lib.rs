@@ -9,11 +9,13 @@ pub mod durable;
 pub mod made_up;
 pub mod markdown;
 pub mod measure;
+pub mod open_loop;
 pub mod plot;
 pub mod section;
 pub mod stopwatch;
 pub mod threads;
 pub mod traces;
+pub mod zipf;
 
 /// Why a study ended without its tables.
 #[derive(Debug, thiserror::Error)]

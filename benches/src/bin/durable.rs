@@ -31,13 +31,22 @@ enum Study {
         /// Share of reservations that are settled, percent
         #[arg(long, default_value_t = 0)]
         settle: u64,
+        /// Both without a directory: how far two equal servers seem to be apart
+        #[arg(long)]
+        itself: bool,
     },
     /// Time to read keys back
     Recovery {
         /// How many
         #[arg(long, default_value_t = 1_000_000)]
         keys: u64,
+        /// How often it is read after a kill
+        #[arg(long, default_value_t = 6)]
+        rounds: usize,
     },
+    /// Reads one directory, and says how long it took
+    #[command(hide = true)]
+    Read { path: std::path::PathBuf },
     /// Distinct keys a second at which the writer falls behind
     Rate {
         /// Seconds for each rate
@@ -48,8 +57,9 @@ enum Study {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let table = match Arguments::parse().study {
-        Study::Cost { rounds, seconds, rate, settle } => cost::study(rounds, seconds, rate, settle)?,
-        Study::Recovery { keys } => recovery::study(keys)?,
+        Study::Cost { rounds, seconds, rate, settle, itself } => cost::study(rounds, seconds, rate, settle, itself)?,
+        Study::Recovery { keys, rounds } => recovery::study(keys, rounds)?,
+        Study::Read { path } => recovery::read(&path)?,
         Study::Rate { seconds } => rate::study(seconds)?,
     };
     println!("{table}");

@@ -1,22 +1,24 @@
 //! How long it takes to read many keys back, after a stop and after a kill.
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use tidegate_core::state::SettleCounts;
 use tidegate_server::clock::Clock;
 use tidegate_store::Store;
 
-use super::{Opened, at_once, request};
+use super::{Opened, at_once, median, request};
 
 /// Each key has this many answers behind it, and one that is running.
 const ANSWERS: u64 = 3;
 
-/// Makes a directory with `keys` keys, and opens it again and again.
+/// Makes a directory with `keys` keys, and opens it again and again, each time in a new process.
 ///
 /// # Errors
 /// The directory cannot be written or read.
-pub fn study(keys: u64) -> Result<String, Box<dyn std::error::Error>> {
+pub fn study(keys: u64, rounds: usize) -> Result<String, Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("data");
     let opened = Opened::open(&path)?;
@@ -31,18 +33,40 @@ pub fn study(keys: u64) -> Result<String, Box<dyn std::error::Error>> {
         }
     }
     // What is left to be written is in the last batch.
-    let mut out = String::from("| keys | before | seconds to read | MB on disk |\n|---|---|---|---|\n");
     opened.store.stop(Duration::from_secs(120))?;
     drop(opened);
-    for before in ["a stop", "a stop", "a kill", "a kill", "a kill"] {
-        let clock = Clock::start();
-        let began = clock.read();
-        let opened = Opened::open(&path)?;
-        let took = clock.seconds_since(&began);
-        let stats = opened.store.stats();
-        let disk = stats.disk.map_or(0, |disk| disk.disk_bytes);
-        writeln!(out, "| {} | {before} | {took:.2} | {} |", stats.keys, disk / 1_000_000)?;
-        // From here on, as one that is killed: nothing is left in good order.
+    let mut out = String::from("| keys | before | seconds to read | MB on disk |\n|---|---|---|---|\n");
+    let mut seconds = Vec::new();
+    // What reads it leaves as one that is killed does: nothing is in good order.
+    for before in std::iter::once("a stop").chain(std::iter::repeat_n("a kill", rounds)) {
+        let read = Command::new(std::env::current_exe()?).arg("read").arg(&path).output()?;
+        if !read.status.success() {
+            return Err(String::from_utf8_lossy(&read.stderr).into_owned().into());
+        }
+        let read = String::from_utf8(read.stdout)?;
+        let mut figures = read.split_whitespace();
+        let (Some(keys), Some(took), Some(disk)) = (figures.next(), figures.next(), figures.next()) else {
+            return Err(format!("not figures: {read}").into());
+        };
+        seconds.push(took.parse()?);
+        writeln!(out, "| {keys} | {before} | {took} | {disk} |")?;
     }
+    writeln!(out, "\nmedian {:.2} s", median(seconds))?;
     Ok(out)
+}
+
+/// Opens the directory at `path`, and ends without closing it: keys, seconds, MB on disk.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read(path: &Path) -> Result<String, Box<dyn std::error::Error>> {
+    let clock = Clock::start();
+    let began = clock.read();
+    let opened = Opened::open(path)?;
+    let took = clock.seconds_since(&began);
+    let stats = opened.store.stats();
+    let disk = stats.disk.map_or(0, |disk| disk.disk_bytes);
+    // Not closed: as one that is killed.
+    std::mem::forget(opened);
+    Ok(format!("{} {took:.2} {}", stats.keys, disk / 1_000_000))
 }

@@ -5,7 +5,8 @@
 //! whichever is earlier, and reads the same either way.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BinaryHeap};
+use core::cmp::Reverse;
 use core::time::Duration;
 
 use minicbor::{Decode, Encode};
@@ -133,7 +134,8 @@ pub struct KeyState {
     requests: BTreeMap<u128, KnownRequest>,
     issued: Issued,
     expiries: Expiries,
-    forgets: BTreeSet<(Timestamp, Forget)>,
+    /// A heap: most keys remember a few, for which a node of a tree is far too large.
+    forgets: BinaryHeap<Reverse<(Timestamp, Forget)>>,
     cohorts: Cohorts,
     beginning: Option<Box<Beginning>>,
     looks: Looks,
@@ -169,7 +171,7 @@ impl KeyState {
             requests: BTreeMap::new(),
             issued: Issued::default(),
             expiries: Expiries::default(),
-            forgets: BTreeSet::new(),
+            forgets: BinaryHeap::new(),
             cohorts: Cohorts::default(),
             beginning: None,
             looks: Looks::default(),
@@ -194,8 +196,9 @@ impl KeyState {
             self.on_expiry(number);
         }
         for _ in 0..TIMERS_AT_ONCE {
-            let Some(&(at, what)) = self.forgets.first().filter(|(at, _)| *at <= self.now) else { break };
-            self.forgets.remove(&(at, what));
+            let due = self.forgets.peek().filter(|Reverse((at, _))| *at <= self.now);
+            let Some(&Reverse((_, what))) = due else { break };
+            self.pop_forget();
             self.on_forget(what);
         }
     }
@@ -275,7 +278,7 @@ impl KeyState {
     /// When [`KeyState::advance`] may have something to do without a call; `None`: never.
     #[must_use]
     pub fn next_timer(&self) -> Option<Timestamp> {
-        let forget = self.forgets.first().map(|&(at, _)| at);
+        let forget = self.forgets.peek().map(|Reverse((at, _))| *at);
         self.expiries.next().into_iter().chain(forget).min()
     }
 
@@ -338,7 +341,7 @@ impl KeyState {
     /// Forgets what would be forgotten next, before its time; `false` if nothing is remembered, or nothing but request ids
     /// that may still repeat their answer.
     pub fn forget_one(&mut self) -> bool {
-        let Some(&(at, what)) = self.forgets.first() else { return false };
+        let Some(&Reverse((_, what))) = self.forgets.peek() else { return false };
         match what {
             Forget::Reservation(number) => {
                 let ended = self.ended.remove(&number);
@@ -356,8 +359,17 @@ impl KeyState {
                 self.requests.remove(&id);
             }
         }
-        self.forgets.remove(&(at, what));
+        self.pop_forget();
         true
+    }
+
+    /// Drops the timer that is due first.
+    fn pop_forget(&mut self) {
+        self.forgets.pop();
+        if self.forgets.is_empty() {
+            // An idle key keeps no room for those that it may have one day.
+            self.forgets = BinaryHeap::new();
+        }
     }
 
     /// Reservations that expired since the last call of this method.

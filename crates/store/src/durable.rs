@@ -37,6 +37,7 @@ mod directory;
 mod engine;
 mod keys;
 pub(crate) mod layout;
+mod pace;
 mod packs;
 mod recover;
 pub mod snapshot;

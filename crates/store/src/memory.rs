@@ -54,6 +54,8 @@ use marks::Marks;
 use pressure::{Deployments, MOST_DEPLOYMENTS};
 use room::Room;
 
+/// What the table takes for a key, beside its entry: its room is up to twice what is in it, and three times while it grows.
+const TABLE_BYTES: u64 = 3 * (size_of::<(Fingerprint, Box<Entry>)>() as u64 + 1);
 /// Shards of the table: at a million keys, one grows by a thousand.
 const SHARDS: usize = 1_024;
 /// Keys that one round of [`Store::on_tick`] takes from the timers at a time.
@@ -88,7 +90,7 @@ impl MemoryBounds {
         // minutes and 60 seconds of denials; the last changes of the limits. Trees: nodes are at worst half empty.
         let names = 3 * MAX_NAME_BYTES as u64;
         let lazy = denials::MOST_BYTES as u64 + history::MOST_BYTES as u64;
-        let key = size_of::<Entry>() as u64 + 512 * 24 + 64 * 136 + 1_024 + 216 + 75 * 24 + lazy + names;
+        let key = size_of::<Entry>() as u64 + TABLE_BYTES + 512 * 24 + 64 * 136 + 1_024 + 216 + 75 * 24 + lazy + names;
         // A reservation and its place in its tree, its three timers, and two knots of its fading; of one that ended, its last
         // state.
         let reservation = Reservation::MOST_BYTES as u64 + 860;
@@ -140,7 +142,8 @@ pub(crate) fn secret() -> Result<[u8; 16], getrandom::Error> {
 
 /// The memory store.
 pub struct MemoryStore {
-    pub(crate) keys: DashMap<Fingerprint, Entry, BuildHasherDefault<Fingerprinted>>,
+    /// Boxed: a table has up to twice the room that its entries take, and moves them as it grows.
+    pub(crate) keys: DashMap<Fingerprint, Box<Entry>, BuildHasherDefault<Fingerprinted>>,
     pub(crate) models: DashMap<Fingerprint, KnownModel, BuildHasherDefault<Fingerprinted>>,
     deployments: Deployments,
     pub(crate) policy: ArcSwap<Policy>,

@@ -241,6 +241,10 @@ impl Output {
                 *place += 1;
             }
             if self.seconds.get(*place).is_none_or(|second| second.number != number) {
+                if self.seconds.is_empty() {
+                    // Of a list that begins, four would be made room for: most keys have one.
+                    self.seconds.reserve_exact(1);
+                }
                 self.seconds.insert(*place, Second::new(number));
             }
         }

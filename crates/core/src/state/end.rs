@@ -10,6 +10,7 @@ use crate::holds::Hold;
 use crate::reservation::{Ended, MEMORY, Number, Reservation, Ticket};
 use crate::time::Timestamp;
 use crate::window::{Tokens, WINDOW};
+use core::cmp::Reverse;
 
 /// What a settlement states: totals for the whole request, each at most 2^40.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,7 +184,7 @@ impl KeyState {
         };
         if until > self.now {
             known.until = until;
-            self.forgets.insert((until, what));
+            self.forgets.push(Reverse((until, what)));
             self.touched.add(Item::Request(id));
         } else {
             self.requests.remove(&id);
@@ -239,7 +240,7 @@ impl KeyState {
         let until = ended_at.after(MEMORY);
         self.ended.insert(number, Ended { until, unsettled });
         self.touched.add(Item::Reservation(number));
-        self.forgets.insert((until, Forget::Reservation(number)));
+        self.forgets.push(Reverse((until, Forget::Reservation(number))));
     }
 
     /// Charges what is new, each token when it happened (C3), and tells the law what is stated for the first time.

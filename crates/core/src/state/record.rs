@@ -8,6 +8,7 @@ use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::ops::Bound::{Excluded, Unbounded};
 
 use minicbor::{Decode, Decoder, Encode, decode};
@@ -118,7 +119,7 @@ impl KeyState {
     }
 
     /// The items that changed, and of which some may be gone, since this was called last or [`KeyState::note_items`] was;
-    /// `None` where they are not noted, or were too many to be noted.
+    /// in no order and some more than once; `None` where they are not noted, or were too many to be noted.
     pub fn take_noted(&mut self) -> Option<Vec<Item>> {
         self.touched.take()
     }
@@ -271,7 +272,8 @@ impl Restored {
         ended.retain(|_, ended| ended.until > now);
         requests.retain(|_, known| known.until > now);
         let forgotten = ended.iter().map(|(number, ended)| (ended.until, Forget::Reservation(*number)));
-        let forgets = forgotten.chain(requests.iter().map(|(id, known)| (known.until, Forget::Request(*id)))).collect();
+        let forgets = forgotten.chain(requests.iter().map(|(id, known)| (known.until, Forget::Request(*id))));
+        let forgets = forgets.map(Reverse).collect();
         KeyState {
             now,
             phase_seconds: key.phase_seconds(),

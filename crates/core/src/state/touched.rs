@@ -46,11 +46,8 @@ impl Touched {
         self.0 = None;
     }
 
-    /// Takes what was noted, each item once, in order; `None` where nothing is noted, or more was than [`MOST`].
+    /// Takes what was noted; `None` where nothing is noted, or more was than [`MOST`].
     pub(super) fn take(&mut self) -> Option<Vec<Item>> {
-        let mut items = core::mem::take(&mut **self.0.as_mut()?);
-        items.sort_unstable();
-        items.dedup();
-        Some(items)
+        Some(core::mem::take(&mut **self.0.as_mut()?))
     }
 }

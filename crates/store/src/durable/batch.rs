@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::keys::Unfinished;
 use super::packs::{self, Packs};
-use crate::timers::Fingerprint;
 
 /// What is kept apart on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,8 +51,10 @@ pub(crate) struct Batch {
     rows: Vec<Write>,
     /// Limit keys: heads, and pieces with their items.
     pub(crate) keys: Packs,
+    /// Rows of the packs, once it is sealed.
+    pack_rows: Vec<[u8; 8]>,
     /// Keys of which not all is here that belongs to it.
-    pub(super) unfinished: Vec<Fingerprint>,
+    pub(super) unfinished: Vec<Unfinished>,
 }
 
 impl Batch {
@@ -77,19 +79,15 @@ impl Batch {
 
     /// The keys that it has so far, and all else.
     pub(crate) fn split(self) -> (Self, Self) {
-        let Self { bytes, rows, keys, unfinished } = self;
+        let Self { bytes, rows, keys, unfinished, .. } = self;
         (Self { keys, ..Self::default() }, Self { bytes, rows, unfinished, ..Self::default() })
     }
 
-    /// Makes rows of the packs, as those of this batch number. Returns how many bytes they have.
+    /// Makes rows of the packs, as those of this batch number; nothing is added to them any more. Returns how many bytes they
+    /// have.
     pub(crate) fn seal(&mut self, batch: u32) -> u64 {
-        let keys = std::mem::take(&mut self.keys);
-        let mut bytes = 0;
-        for (number, pack) in (0..).zip(keys.iter()) {
-            bytes += pack.len() as u64;
-            self.put(Packs::TABLE, &packs::row_of(batch, number), |out| out.extend_from_slice(pack));
-        }
-        bytes
+        self.pack_rows = (0..).zip(self.keys.iter()).map(|(number, _)| packs::row_of(batch, number)).collect();
+        self.keys.bytes() as u64
     }
 
     /// About what it takes in memory.
@@ -103,9 +101,11 @@ impl Batch {
 
     /// Table, key and value of each row; no value where it is removed.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Table, &[u8], Option<&[u8]>)> {
-        self.rows.iter().map(|write| {
+        let rows = self.rows.iter().map(|write| {
             let value = write.value.clone().map(|value| &self.bytes[value]);
             (write.table, &self.bytes[write.key.clone()], value)
-        })
+        });
+        let packs = self.pack_rows.iter().zip(self.keys.iter());
+        rows.chain(packs.map(|(row, pack)| (Packs::TABLE, row.as_slice(), Some(pack))))
     }
 }

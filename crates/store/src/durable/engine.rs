@@ -5,11 +5,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition, TableError};
 
 use super::batch::{Batch, Table};
+use super::pace::Pace;
 
+mod paced;
 mod unchanged;
 
 /// Memory for pages; all is read at start alone.
@@ -53,22 +56,29 @@ const fn rows(table: Table) -> Rows {
 pub(crate) struct Engine {
     database: Database,
     path: PathBuf,
+    pace: Arc<Pace>,
 }
 
 impl Engine {
     /// Opens the file at `path`, or makes it. Every checksum in it is looked at.
     pub(crate) fn open(path: &Path) -> Result<Self, EngineError> {
+        let pace = Arc::new(Pace::default());
         let open = || {
             let mut builder = Builder::new();
             builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-            builder.create(path)
+            builder.create_with_backend(paced::Paced::open(path, Arc::clone(&pace))?)
         };
         // It promises errors, and has paths on which it panics.
         let database = catch_unwind(AssertUnwindSafe(open)).map_err(|_| EngineError::Panic)??;
         if let Some(directory) = path.parent() {
             File::open(directory)?.sync_all()?;
         }
-        Ok(Self { database, path: path.to_owned() })
+        Ok(Self { database, path: path.to_owned(), pace })
+    }
+
+    /// The rests that it takes while it writes large rows.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Writes all of `batch` or nothing; when this returns, it is on the disk.
@@ -83,7 +93,12 @@ impl Engine {
             let mut rows = writes.open_table(rows(table))?;
             for (_, key, value) in of_table {
                 match value {
-                    Some(value) => drop(rows.insert(key, value)?),
+                    Some(value) => {
+                        rows.insert(key, value)?;
+                        if value.len() >= paced::PIECE_BYTES {
+                            self.pace.rest();
+                        }
+                    }
                     None => drop(rows.remove(key)?),
                 }
             }

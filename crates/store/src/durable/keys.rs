@@ -6,6 +6,8 @@
 
 use std::sync::atomic::Ordering;
 
+use tidegate_core::state::Item;
+
 use super::batch::{Batch, Table};
 use super::layout::{KeyHead, encode_to, place_of_key, place_of_piece};
 use crate::memory::MemoryStore;
@@ -16,6 +18,43 @@ use crate::timers::Fingerprint;
 const MOST_IN_HEAD: usize = 48;
 /// Most items of a piece: some 50 us under the lock.
 const MOST_IN_PIECE: usize = 256;
+
+/// A key of which not everything is in the batch that belongs to it.
+pub(super) struct Unfinished {
+    key: Fingerprint,
+    left: Left,
+}
+
+/// Items that are to be written before what changed meanwhile, and before the head.
+enum Left {
+    /// All that the key has after this one.
+    All { after: Option<Item> },
+    /// These, of which some may be there more than once.
+    These(Vec<Item>),
+}
+
+impl Left {
+    /// Leaves each item once, where that is a matter of many: not under a lock.
+    fn sort(&mut self) {
+        if let Self::These(items) = self
+            && !items.is_sorted()
+        {
+            items.sort_unstable();
+            items.dedup();
+        }
+    }
+
+    fn take(&mut self, entry: &Entry, most: usize) -> Vec<Item> {
+        match self {
+            Self::All { after } => {
+                let items = entry.state.items_after(*after, most);
+                *after = items.last().copied().or(*after);
+                items
+            }
+            Self::These(items) => items.split_off(items.len().saturating_sub(most)),
+        }
+    }
+}
 
 impl MemoryStore {
     /// Adds what changed of a key to the batch of this number; all of it, where it was written before `oldest`. Nothing where
@@ -37,45 +76,59 @@ impl MemoryStore {
         match entry.state.take_noted().filter(|_| !worn && entry.disk.first < entry.disk.next) {
             Some(changed) => {
                 entry.disk.since = entry.disk.since.saturating_add(count(changed.len()));
-                for changed in changed.chunks(MOST_IN_PIECE) {
-                    write_piece(key, entry, batch, |entry, out| entry.state.write_items(changed, out));
+                if changed.len() > MOST_IN_PIECE {
+                    batch.unfinished.push(Unfinished { key, left: Left::These(changed) });
+                } else {
+                    self.write_last(key, entry, changed, batch);
                 }
-                self.write_head(key, entry, batch, |_, _| {});
             }
             None => {
                 entry.state.note_items();
                 entry.disk.forget_pieces(number);
                 entry.disk.whole = count(entry.state.items());
-                // Continued without the lock of this look at the key.
-                batch.unfinished.push(key);
+                batch.unfinished.push(Unfinished { key, left: Left::All { after: None } });
             }
         }
     }
 
-    /// Adds all items of the keys of which [`MemoryStore::write_key`] could not add them under one lock, and then their heads,
-    /// which are as of that instant.
-    pub(crate) fn write_unfinished(&self, batch: &mut Batch) {
-        for key in std::mem::take(&mut batch.unfinished) {
-            let mut after = None;
-            while let Some(mut entry) = self.keys.get_mut(&key) {
+    /// Adds, of the keys of which [`MemoryStore::write_key`] could not add everything under one lock, a piece at a time, and
+    /// then their heads, which are as of that instant. `rest` is called now and then, while no lock is held.
+    pub(crate) fn write_unfinished(&self, batch: &mut Batch, mut rest: impl FnMut()) {
+        for Unfinished { key, mut left } in std::mem::take(&mut batch.unfinished) {
+            loop {
+                rest();
+                left.sort();
+                let Some(mut entry) = self.keys.get_mut(&key) else { break };
                 let entry = &mut *entry;
-                let items = entry.state.items_after(after, MOST_IN_PIECE);
-                if let Some(last) = items.last() {
-                    after = Some(*last);
+                let items = left.take(entry, MOST_IN_PIECE);
+                if !items.is_empty() {
                     write_piece(key, entry, batch, |entry, out| entry.state.write_items(&items, out));
                     continue;
                 }
-                // What changed meanwhile: as much as can in milliseconds, else once more.
-                let Some(changed) = entry.state.take_noted() else {
-                    entry.state.note_items();
-                    after = None;
-                    continue;
-                };
-                write_piece(key, entry, batch, |entry, out| entry.state.write_items(&changed, out));
-                self.write_head(key, entry, batch, |_, _| {});
-                break;
+                // What changed meanwhile: less each time, as writing is faster than deciding.
+                match entry.state.take_noted() {
+                    Some(changed) if changed.len() > MOST_IN_PIECE => left = Left::These(changed),
+                    Some(changed) => {
+                        self.write_last(key, entry, changed, batch);
+                        break;
+                    }
+                    None => {
+                        entry.state.note_items();
+                        left = Left::All { after: None };
+                    }
+                }
             }
         }
+    }
+
+    /// Adds the last items that changed, and the head.
+    fn write_last(&self, key: Fingerprint, entry: &mut Entry, mut changed: Vec<Item>, batch: &mut Batch) {
+        changed.sort_unstable();
+        changed.dedup();
+        if !changed.is_empty() {
+            write_piece(key, entry, batch, |entry, out| entry.state.write_items(&changed, out));
+        }
+        self.write_head(key, entry, batch, |_, _| {});
     }
 
     fn write_head(

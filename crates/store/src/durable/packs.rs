@@ -10,6 +10,9 @@ use super::batch::Table;
 /// it itself.
 const MOST_BYTES: usize = 130_000;
 
+/// Packs of which room is kept: 8 MiB.
+const MOST_SPARE: usize = 64;
+
 /// The row of a pack: its batch, and its number in it.
 pub(crate) fn row_of(batch: u32, pack: u32) -> [u8; 8] {
     let mut row = [0; 8];
@@ -30,9 +33,33 @@ pub(crate) struct Packs {
     full: Vec<Vec<u8>>,
     last: Vec<u8>,
     records: usize,
+    spare: Spare,
 }
 
+/// Room of packs that are on disk, for those to come: at most [`MOST_SPARE`]. Memory that is given back with each batch and
+/// taken again costs a page fault for each 4 KiB, under the lock of a key, and a halt of every core to give it back.
+#[derive(Default)]
+pub(crate) struct Spare(Vec<Vec<u8>>);
+
 impl Packs {
+    /// Begins with this room.
+    pub(crate) fn lend(&mut self, spare: &mut Spare) {
+        self.spare = std::mem::take(spare);
+    }
+
+    /// Its room, empty.
+    pub(crate) fn into_spare(self) -> Spare {
+        let Self { full, last, spare: Spare(mut spare), .. } = self;
+        let used =
+            full.into_iter().chain([last]).filter(|pack| (MOST_BYTES..2 * MOST_BYTES).contains(&pack.capacity()));
+        spare.extend(used.map(|mut pack| {
+            pack.clear();
+            pack
+        }));
+        spare.truncate(MOST_SPARE);
+        Spare(spare)
+    }
+
     /// Adds what `write` writes as the record at `place`; returns how long it is.
     pub(crate) fn put(&mut self, place: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> usize {
         let start = self.begin(place);
@@ -51,6 +78,9 @@ impl Packs {
     /// A record: one byte with the length of its place, the place, the length of what is there, and that.
     fn begin(&mut self, place: &[u8]) -> usize {
         self.records += 1;
+        if self.last.capacity() == 0 {
+            self.last = self.spare.0.pop().unwrap_or_else(|| Vec::with_capacity(MOST_BYTES));
+        }
         self.last.push(u8::try_from(place.len()).unwrap_or(u8::MAX));
         self.last.extend_from_slice(place);
         self.last.extend_from_slice(&[0; 4]);

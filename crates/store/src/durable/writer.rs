@@ -2,8 +2,8 @@
 //! before they are answered. Nothing that decides ever waits for it.
 //!
 //! It starts a batch so that, if this one takes as long as the last, nothing in it is older than a second when it is on disk.
-//! It copies a few keys at a time and rests in between: all at once, it would keep a core from those that decide for as long
-//! as a decision takes on a bad day. Rejected: a lower priority, with which it is stopped while it holds the lock of a key.
+//! It copies a few keys at a time, writes a pack at a time, and rests in between ([`super::pace`]): all at once, it would keep
+//! a core from those that decide for longer than a decision takes on a bad day.
 //! A disk that refuses is opened anew now and then; what could not be written stays marked in memory, which is bounded by the
 //! keys that there are.
 
@@ -23,7 +23,8 @@ use super::batch::{Batch, Table};
 use super::directory::Newest;
 use super::engine::{Engine, EngineError};
 use super::layout::{KeyPlace, Progress, encode_to, place, place_of_key};
-use super::packs::{self, Packs};
+use super::pace;
+use super::packs::{self, Packs, Spare};
 use super::recover;
 use super::{DiskStats, Now};
 use crate::memory::MemoryStore;
@@ -32,13 +33,12 @@ use crate::timers::Fingerprint;
 
 /// How late what is on disk may be.
 const MOST_LATE: Duration = Duration::from_millis(850);
-/// Keys copied at a time: a tenth of a millisecond.
-const KEYS_AT_ONCE: usize = 32;
-/// How long all rests of a batch take together, and one at most.
-const RESTS: Duration = Duration::from_millis(150);
-const LONGEST_REST: Duration = Duration::from_millis(1);
-/// A shorter one is longer than it should be.
-const SHORTEST_REST: Duration = Duration::from_micros(70);
+/// For how long it copies without a rest, if that is not more rests than [`RESTS_COPYING`].
+const COPYING: Duration = Duration::from_micros(40);
+/// Most rests of a batch while keys are copied: 0.2 s.
+const RESTS_COPYING: u32 = 1_500;
+/// Most rests while old batches are looked through, and while a batch is written: 0.13 s.
+const RESTS_WRITING: u32 = 1_000;
 /// Time between two batches, whatever they take: other work of the machine goes on.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 /// After this much of a batch, it is written, and the rest is another one.
@@ -130,8 +130,11 @@ impl Writer {
             retry_at: Timestamp::ZERO,
             number: log.back().map_or(0, |(last, _)| last + 1),
             log,
+            spare: Spare::default(),
+            copying: Duration::ZERO,
         };
         let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
+            pace::stand_back();
             thread.run(&queue);
         })?;
         Ok(Self { jobs: Some(jobs), shared, thread: Mutex::new(Some(thread)) })
@@ -211,6 +214,29 @@ struct Taken {
     gone: Vec<Fingerprint>,
 }
 
+/// Copying the keys of a batch.
+struct Copying {
+    keys: usize,
+    /// For how long without a rest.
+    piece: Duration,
+    /// The last rest.
+    since: Timestamp,
+    /// Before that.
+    worked: Duration,
+}
+
+impl Copying {
+    /// Begins with so many keys that take about as long as `of_a_key` each.
+    fn of(keys: usize, of_a_key: Duration, now: Timestamp) -> Self {
+        let all = of_a_key.saturating_mul(u32::try_from(keys).unwrap_or(u32::MAX));
+        Self { keys, piece: COPYING.max(all / RESTS_COPYING), since: now, worked: Duration::ZERO }
+    }
+
+    fn of_a_key(&self) -> Duration {
+        self.worked / u32::try_from(self.keys).unwrap_or(u32::MAX).max(1)
+    }
+}
+
 struct Thread {
     table: Arc<MemoryStore>,
     /// `None` while the disk refuses.
@@ -226,6 +252,10 @@ struct Thread {
     log: VecDeque<(u32, u64)>,
     /// Of the next batch that has keys.
     number: u32,
+    /// Room for the packs of the next batch.
+    spare: Spare,
+    /// How long it took to copy a key of the last batch, without the rests.
+    copying: Duration,
 }
 
 impl Thread {
@@ -319,6 +349,8 @@ impl Thread {
         // What is done from here on is in this batch or in the next; what was done before is marked.
         let mut keys = self.marks().take_changed();
         let mut taken = Taken { keys: Vec::new(), gone: self.marks().take_gone() };
+        batch.keys.lend(&mut self.spare);
+        self.grant(RESTS_WRITING);
         for key in &taken.gone {
             batch.keys.remove(&place_of_key(*key));
         }
@@ -334,16 +366,14 @@ impl Thread {
         // One that changed while it was put back, or that is cleaned as well, is there twice.
         keys.dedup();
         let mut written = 0;
-        let rests = u32::try_from(keys.len() / KEYS_AT_ONCE + 1).unwrap_or(u32::MAX);
-        let rest = (RESTS / rests).min(LONGEST_REST);
+        let mut copying = Copying::of(keys.len(), self.copying, (self.now)());
+        self.grant(RESTS_COPYING);
         while let Some(key) = keys.pop() {
             taken.keys.push(key);
-            if keys.len().is_multiple_of(KEYS_AT_ONCE) && rest >= SHORTEST_REST {
-                std::thread::sleep(rest);
-            }
             self.table.write_key(key, self.number, cleaned, &mut batch);
+            self.rest_of(&mut copying);
             if batch.bytes() > MOST_BATCH_BYTES || (keys.is_empty() && !batch.unfinished.is_empty()) {
-                self.table.write_unfinished(&mut batch);
+                self.table.write_unfinished(&mut batch, || self.rest_of(&mut copying));
             }
             if batch.bytes() > MOST_BATCH_BYTES && !keys.is_empty() {
                 // What is removed goes with the last of them.
@@ -355,8 +385,12 @@ impl Thread {
                     return Err(failure);
                 }
                 taken.keys.clear();
+                batch.keys.lend(&mut self.spare);
+                copying.since = (self.now)();
             }
         }
+        self.copying = copying.of_a_key();
+        self.grant(RESTS_WRITING);
         written += taken.keys.len() as u64;
         if written > 0 || !batch.is_empty() {
             let before = std::mem::replace(&mut self.progress.durable_at, began);
@@ -380,6 +414,24 @@ impl Thread {
         self.shared.last_batch_micros.store(took, Ordering::Relaxed);
         self.shared.durable_at.store(began.as_micros(), Ordering::Relaxed);
         Ok(())
+    }
+
+    fn grant(&self, rests: u32) {
+        if let Some(engine) = &self.engine {
+            engine.pace().grant(rests);
+        }
+    }
+
+    /// Rests, if it has been copying for long enough.
+    fn rest_of(&self, copying: &mut Copying) {
+        let worked = (self.now)().since(copying.since);
+        if worked >= copying.piece
+            && let Some(engine) = &self.engine
+        {
+            copying.worked += worked;
+            engine.pace().rest();
+            copying.since = (self.now)();
+        }
     }
 
     /// Where more is on disk than should be, removes the oldest batches, and adds the keys of which something counts there to
@@ -407,6 +459,7 @@ impl Thread {
             if packs::parse_row(row).is_none_or(|(of, _)| of != number) {
                 return false;
             }
+            engine.pace().rest();
             batch.remove(Packs::TABLE, row);
             let places = packs::records(pack).flatten().filter_map(|(place, _)| KeyPlace::parse(place));
             let count = places.map(|place| place.fingerprint()).filter(|key| self.table.counts_in(*key, number));
@@ -434,10 +487,12 @@ impl Thread {
         batch.put(Table::Meta, place::PROGRESS, |out| encode_to(&progress, out));
         engine.commit(&batch)?;
         self.progress = progress;
+        let written = batch.bytes() as u64;
+        self.spare = batch.keys.into_spare();
         if bytes > 0 {
             self.log.push_back((number, bytes));
         }
-        self.shared.bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
+        self.shared.bytes.fetch_add(written, Ordering::Relaxed);
         // It may lag behind; it must only not be ahead.
         let _ = self.newest.note(progress.batches);
         Ok(())

@@ -151,13 +151,13 @@ impl MemoryStore {
         now: Timestamp,
         fingerprint: Fingerprint,
         key: KeyRef<'_>,
-    ) -> RefMut<'_, Fingerprint, Entry> {
+    ) -> RefMut<'_, Fingerprint, Box<Entry>> {
         self.keys.entry(fingerprint).or_insert_with(|| {
             let mut fresh = self.fresh(now, key);
             fresh.due_at = now.after(WINDOW);
             self.timers.insert(fresh.due_at, fingerprint);
             self.room.take_anyway(fresh.resolved.configured);
-            fresh
+            Box::new(fresh)
         })
     }
 
@@ -194,7 +194,7 @@ impl MemoryStore {
             queued: false,
             disk,
         };
-        self.keys.insert(fingerprint, entry);
+        self.keys.insert(fingerprint, Box::new(entry));
     }
 
     /// Takes over what the policy says now (C8). A policy older than the one that the key has seen changes nothing.

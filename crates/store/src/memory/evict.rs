@@ -59,7 +59,7 @@ impl MemoryStore {
     }
 
     /// Counts what leaves with a key, and says whether its account is configured.
-    pub(super) fn on_evicted(&self, key: Fingerprint, mut entry: Entry) -> bool {
+    pub(super) fn on_evicted(&self, key: Fingerprint, mut entry: Box<Entry>) -> bool {
         self.mark_gone(key, &entry);
         let before = Tally::of(&entry.state);
         while entry.state.forget_one() {}

@@ -51,7 +51,10 @@ pub(crate) struct Marks {
 impl Marks {
     /// Takes the keys that changed.
     pub(crate) fn take_changed(&self) -> Vec<Fingerprint> {
-        std::mem::take(&mut *self.changed.lock())
+        // As many are to come, and no decision is to wait while the list grows.
+        let room = self.changed.lock().len();
+        let next = Vec::with_capacity(room + room / 8);
+        std::mem::replace(&mut *self.changed.lock(), next)
     }
 
     /// Takes the keys that are on disk and left the table.

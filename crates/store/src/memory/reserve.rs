@@ -73,7 +73,7 @@ impl MemoryStore {
                     fresh.due_at = fresh.due_at.min(now.after(WINDOW));
                     self.timers.insert(fresh.due_at, fingerprint);
                     self.count_floor_above_ceiling(&fresh.resolved);
-                    slot.insert(fresh);
+                    slot.insert(Box::new(fresh));
                 } else {
                     self.room.give_back(configured);
                 }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redb::{Builder, StorageBackend};
@@ -33,7 +34,7 @@ impl Engine {
             builder.create_with_backend(backend)
         };
         let database = catch_unwind(AssertUnwindSafe(open)).map_err(|_| EngineError::Panic)??;
-        Ok(Self { database, path: path.to_owned() })
+        Ok(Self { database, path: path.to_owned(), pace: Arc::default() })
     }
 }
 
