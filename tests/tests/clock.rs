@@ -1,4 +1,5 @@
-//! The wall clock is stepped by an hour while serving: no window empties, no limit freezes (contract C15).
+//! The wall clock is stepped by an hour while serving, and by hours across a restart: no window empties early, no limit freezes
+//! (contract C15).
 
 #![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
 
@@ -23,6 +24,15 @@ fn preload() -> Option<String> {
     Some(path)
 }
 
+/// The released binary, with its wall clock off by what is in the file `offset`.
+fn faked(preload: &str, offset: &Path) -> Setup {
+    Setup::release()
+        .environment("LD_PRELOAD", preload)
+        .environment("FAKETIME_TIMESTAMP_FILE", offset.to_str().expect("UTF-8"))
+        .environment("FAKETIME_NO_CACHE", "1")
+        .environment("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+}
+
 #[tokio::test]
 async fn a_step_of_the_wall_clock_changes_nothing() {
     let Some(preload) = preload() else { return };
@@ -30,13 +40,7 @@ async fn a_step_of_the_wall_clock_changes_nothing() {
     let offset = folder.path().join("offset");
     let step = |to: &str| fs::write(&offset, to).expect("writable");
     step("+0");
-    let path = offset.to_str().expect("UTF-8");
-    let server = Setup::release()
-        .environment("LD_PRELOAD", &preload)
-        .environment("FAKETIME_TIMESTAMP_FILE", path)
-        .environment("FAKETIME_NO_CACHE", "1")
-        .environment("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .start();
+    let server = faked(&preload, &offset).start();
     assert!(is_preloaded(server.pid(), &preload), "the server runs under faketime");
     let gateway = Gateway::of(&server).await;
     for (account, offset) in [("forth", "+1h"), ("back", "-1h"), ("home", "+0")] {
@@ -62,6 +66,48 @@ async fn a_step_of_the_wall_clock_changes_nothing() {
     tokio::time::sleep(wait).await;
     gateway.allow(&ask).await;
     gateway.verdict().assert_clean();
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_across_a_restart_expires_nothing_early() {
+    let Some(preload) = preload() else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let offset = folder.path().join("offset");
+    let data = folder.path().join("data").display().to_string();
+    let start = |wall_clock: &str| {
+        fs::write(&offset, wall_clock).expect("writable");
+        faked(&preload, &offset).arguments(["--data-dir".to_owned(), data.clone()]).start()
+    };
+    let ask = Ask::of("acme").tokens(60, 60, 0);
+
+    let mut server = start("+0");
+    let gateway = Gateway::of(&server).await;
+    gateway.fix("acme", [100; 3]).await;
+    gateway.allow(&ask).await;
+    let before = gateway.windows(&ask).await;
+    server.terminate();
+    assert_eq!(server.wait().and_then(|status| status.code()), Some(0));
+
+    // Five hours back: the window is as full as it was, and empties within a minute, not in five hours.
+    let mut server = start("-5h");
+    assert!(is_preloaded(server.pid(), &preload), "the server runs under faketime");
+    assert!(server.output().contains("behind"), "{}", server.output());
+    let gateway = Gateway::of(&server).await;
+    let after = gateway.windows(&ask).await;
+    assert_eq!((after.used(), after.limits()), (before.used(), before.limits()));
+    let wait = gateway.deny(&ask).await.wait().expect("a full window says how long to wait");
+    assert!(wait.as_secs() <= 60, "{wait:?}");
+    server.terminate();
+    assert_eq!(server.wait().and_then(|status| status.code()), Some(0));
+
+    // A week ahead: all has aged, the limits that an operator wrote are there.
+    let server = start("+7d");
+    let gateway = Gateway::of(&server).await;
+    let after = gateway.windows(&ask).await;
+    assert_eq!((after.used(), after.limits()), ([0; 3], before.limits()));
+    gateway.allow(&ask).await;
+    gateway.deny(&ask).await;
+    gateway.allow(&Ask::of("acme").tokens(40, 40, 0)).await;
 }
 
 #[tokio::test]

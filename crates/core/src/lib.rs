@@ -17,6 +17,7 @@ pub mod ask;
 pub mod charges;
 pub mod decision;
 pub mod effect;
+pub mod fleet;
 pub mod forecast;
 pub mod headers;
 pub mod holds;

@@ -45,3 +45,20 @@ impl Pace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_rests_are_taken_than_were_granted() {
+        let pace = Pace::default();
+        pace.rest();
+        assert_eq!(pace.left.load(Ordering::Relaxed), 0, "none was granted");
+        pace.grant(2);
+        for left in [1, 0, 0] {
+            pace.rest();
+            assert_eq!(pace.left.load(Ordering::Relaxed), left);
+        }
+    }
+}

@@ -157,7 +157,15 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_put_is_read_in_its_order(lengths in prop::collection::vec(prop::option::of(0_usize..9_000), 0..60)) {
+            // In room in which others were before.
+            let mut before = Packs::default();
+            for _ in 0..40 {
+                before.put(&[77; 16], |out| out.resize(out.len() + 8_000, 77));
+            }
+            let mut spare = before.into_spare();
+            prop_assert!(!spare.0.is_empty());
             let mut packs = Packs::default();
+            packs.lend(&mut spare);
             for (place, length) in (0_u8..).zip(&lengths) {
                 match length {
                     Some(length) => drop(packs.put(&[place; 16], |out| out.resize(out.len() + length, place))),
