@@ -116,7 +116,7 @@ impl<const N: usize> Charges<N> {
     }
 
     /// The sub-buckets in the order in which they leave: the instant, and the tokens that leave then.
-    fn departures(&self) -> impl Iterator<Item = (Timestamp, [u64; N])> + '_ {
+    pub(crate) fn departures(&self) -> impl Iterator<Item = (Timestamp, [u64; N])> + '_ {
         self.buckets.iter().map(|bucket| (bucket.leaves_at(), bucket.tokens))
     }
 

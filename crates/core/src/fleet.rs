@@ -16,6 +16,9 @@ mod tests;
 /// How long what a sidecar had and did not report is believed to be in its windows after its lease.
 pub const UNREPORTED_MS: u64 = 60_000;
 
+/// Longest lease, milliseconds.
+pub const MOST_LEASE_MS: u64 = 60_000;
+
 /// What leaves a window, and in which second from now on, ascending: `(0, n)` within the coming second. Seconds beyond 120
 /// count as 120: no charge stays for longer than a minute, and no hold is looked at beyond that.
 pub type Leaving<'a> = &'a [(u32, u64)];
@@ -30,7 +33,7 @@ pub struct Report<'a> {
     pub incarnation: u64,
     /// Of its reports on this key; one that is not larger than the last is a repetition.
     pub sequence: u64,
-    /// For how long it wants to decide, milliseconds.
+    /// For how long it wants to decide, milliseconds; more than [`MOST_LEASE_MS`] counts as that.
     pub ttl_ms: u64,
     /// The most that its windows will count at any instant of the coming minute, by when it leaves.
     pub needs: PerWindow<Leaving<'a>>,
@@ -39,7 +42,7 @@ pub struct Report<'a> {
 }
 
 /// The ledger's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Granted {
     /// What its windows may count while the lease runs: its need and what was granted on top. Nothing on top where the limits
     /// are not known.
@@ -113,7 +116,7 @@ impl Ledger {
         });
         if report.sequence > own.sequence {
             own.sequence = report.sequence;
-            own.lease_ends_ms = now_ms.saturating_add(report.ttl_ms);
+            own.lease_ends_ms = now_ms.saturating_add(report.ttl_ms.min(MOST_LEASE_MS));
             own.shares = PerWindow::from_fn(|window| {
                 let limit = if self.version > 0 { self.limits[window] } else { 0 };
                 let mut share = Share::needing(report.needs[window], now_ms);

@@ -35,6 +35,7 @@ mod expectation;
 mod expiry;
 mod explain;
 mod inspect;
+mod needs;
 mod outlook;
 mod record;
 mod reserve;

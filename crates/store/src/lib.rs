@@ -22,6 +22,7 @@ use tidegate_core::window::{PerWindow, Tokens};
 mod changes;
 pub mod durable;
 pub mod memory;
+pub mod redis;
 pub mod reservation_id;
 mod timers;
 

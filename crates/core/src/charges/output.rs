@@ -293,6 +293,9 @@ impl<'b, C> Decode<'b, C> for Output {
             let all = second.tokens.iter().chain(&second.rests).chain([&second.each; PARTS]);
             second.sum = all.fold(0, |sum: u64, tokens| sum.saturating_add(*tokens));
             output.sum = output.sum.saturating_add(second.sum);
+            if output.seconds.is_empty() {
+                output.seconds.reserve_exact(1);
+            }
             output.seconds.push_back(second);
         }
         Ok(output)

@@ -25,7 +25,7 @@ pub(super) struct GeneratedAsk {
 
 /// A second of the coming minute within which something leaves; or, after all of them, the end of that minute.
 #[derive(Clone, Copy)]
-struct Stretch<'a> {
+pub(super) struct Stretch<'a> {
     leaving: Option<&'a Second>,
     /// When the minute ends.
     end: Timestamp,
@@ -49,7 +49,7 @@ impl Stretch<'_> {
 
     /// The instants at which most is in the window, each just before a departure: what is charged then, and what is expected
     /// to have been produced.
-    fn instants(&self) -> impl Iterator<Item = (Timestamp, u64, Expected)> {
+    pub(super) fn instants(&self) -> impl Iterator<Item = (Timestamp, u64, Expected)> {
         let (mut charged, mut ahead) = (self.charged, self.ahead);
         let end = self.leaving.is_none().then_some((self.end, 0));
         self.leaving.into_iter().flat_map(Second::departures).chain(end).map(move |(at, leaving)| {
@@ -172,7 +172,7 @@ impl KeyState {
 
     /// Looks at the coming minute, as of the last [`KeyState::advance`], stretch by stretch for as long as `look` answers `true`;
     /// whether it did to the end.
-    fn coming_minute<'a>(&'a self, mut look: impl FnMut(&Stretch<'a>) -> bool) -> bool {
+    pub(super) fn coming_minute<'a>(&'a self, mut look: impl FnMut(&Stretch<'a>) -> bool) -> bool {
         let (charged, ahead) = (self.generated.sum(), self.holds.ahead());
         let mut stretch = Stretch { leaving: None, end: self.now.after(WINDOW), charged, ahead };
         for second in self.generated.seconds() {

@@ -12,6 +12,7 @@ use crate::window::{Tokens, WINDOW};
 mod expectation;
 mod explain;
 mod ledger;
+mod needs;
 mod pressure;
 mod record;
 

@@ -54,7 +54,7 @@ impl Disk {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Ask { request_id: Option<u128>, prompt: u64, cached: Option<u64>, declared: Option<u64> },
     Progress { which: usize, more: u64 },
     Settle { which: usize, generated: Option<u64> },
@@ -62,7 +62,7 @@ enum Step {
     Windows,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let ask = (prop::option::of(0_u128..40), 1_u64..300, prop::option::of(0_u64..300), prop::option::of(0_u64..400));
     prop_oneof![
         5 => ask.prop_map(|(request_id, prompt, cached, declared)| Step::Ask { request_id, prompt, cached, declared }),
@@ -74,15 +74,15 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Milliseconds: often within a second, now and then past every TTL and memory.
-fn wait() -> impl Strategy<Value = u64> {
+pub(super) fn wait() -> impl Strategy<Value = u64> {
     prop_oneof![6 => 0_u64..400, 6 => 0_u64..9_000, 1 => 30_000_u64..200_000, 1 => 900_000_u64..2_000_000]
 }
 
 /// What a gateway has: the newest reservation last, each with its total.
-type Tickets = Vec<(Ticket, u64)>;
+pub(super) type Tickets = Vec<(Ticket, u64)>;
 
 /// One step, and all that it answers.
-fn run(key: &mut Key, tickets: &mut Tickets, step: &Step) -> String {
+pub(super) fn run(key: &mut Key, tickets: &mut Tickets, step: &Step) -> String {
     let newest = |which: usize, tickets: &Tickets| tickets.len().checked_sub(which + 1);
     match step {
         Step::Ask { request_id, prompt, cached, declared } => {
