@@ -1,4 +1,5 @@
-//! What tidegate's end-to-end tests share: the ledgers, the real binary as a child process, a client, the metrics page.
+//! What tidegate's end-to-end tests share: the ledgers, the real binary as a child process, a client, the metrics page;
+//! real servers of the shared store, and a network that fails on demand.
 //!
 //! The tests themselves are in `tests/tests`, one file per kind of promise.
 
@@ -7,10 +8,14 @@
 
 pub mod bare;
 pub mod crowd;
+pub mod fault_proxy;
 pub mod gateway;
 pub mod ledger;
 pub mod log;
 pub mod page;
+pub mod patience;
+pub mod port;
+pub mod redis;
 pub mod server;
 pub mod skip;
 pub mod truth;
