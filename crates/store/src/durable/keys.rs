@@ -15,7 +15,7 @@ use crate::memory::entry::Entry;
 use crate::timers::Fingerprint;
 
 /// Most items that are in the head itself.
-const MOST_IN_HEAD: usize = 48;
+const MOST_IN_HEAD: usize = 12;
 /// Most items of a piece: some 50 us under the lock.
 const MOST_IN_PIECE: usize = 256;
 
