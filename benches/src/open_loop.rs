@@ -31,6 +31,9 @@ const SLOWEST: u64 = 60_000_000_000;
 /// More calls in flight than this: the server does not keep up, and there is nothing to measure.
 const MOST_IN_FLIGHT: usize = 16_384;
 
+/// Bytes of answers on their way on a connection.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -88,7 +91,10 @@ async fn drive(server: &str, load: Load, keys: &Zipf) -> Result<Seen, LoadError>
     for _ in 0..load.connections {
         let socket = TcpStream::connect(server).await?;
         socket.set_nodelay(true)?;
-        let (requests, connection) = h2::client::handshake(socket).await?;
+        // Of small answers that nobody has read yet, a connection takes as many as fit its window: a stall is measured, not refused.
+        let mut settings = h2::client::Builder::new();
+        settings.initial_connection_window_size(CONNECTION_WINDOW).data_frame_budget(CONNECTION_WINDOW as usize);
+        let (requests, connection) = settings.handshake(socket).await?;
         driven.spawn_local(connection);
         connections.push(requests);
     }
