@@ -146,8 +146,10 @@ impl Hold {
         };
         let held = [self.tokens, self.reach, self.most].into_iter().all(|tokens| tokens <= crate::MAX_TOKENS);
         let since = self.since.as_seconds();
+        // It fades from its expected end on, or from a look at it after that, which was not in the future.
+        let fades = self.fades_from == self.end || (self.end..=now.as_seconds()).contains(&self.fades_from);
         let times = since <= now.as_seconds()
-            && self.end <= self.fades_from
+            && fades
             && since.max(self.fades_from) < self.gone
             && self.gone - since.min(self.end) < LONGEST_SECONDS;
         let course = (0..=MOST_PRODUCED).contains(&self.base) && self.slopes.iter().all(line);

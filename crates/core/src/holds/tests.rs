@@ -219,3 +219,21 @@ proptest! {
         prop_assert_eq!(&holds, &Holds { now: holds.now, ..Holds::default() }, "nothing is left by rounding");
     }
 }
+
+/// What is read from a disk may be anything: a hold whose fading begins in the future, though it should have ended, would take
+/// from the sum before it began.
+#[test]
+fn a_hold_that_fades_from_a_look_in_the_future_is_none() {
+    let hold = Hold::new(&steady(400, 100, 600), at(0), at(0), seconds(4));
+    let looked_at = |second: u64| {
+        let mut hold = hold;
+        hold.fades_from = at(second * 1_000).as_seconds();
+        hold
+    };
+    assert!(hold.is_possible(at(0)) && hold.is_possible(at(20_000)));
+    assert!(looked_at(20).is_possible(at(20_000)), "it was looked at, and goes on");
+    assert!(!looked_at(21).is_possible(at(20_000)));
+    assert!(!looked_at(3).is_possible(at(20_000)), "not before its end");
+    let silent = hold.silent(10, &steady(400, 100, 600), at(20_000));
+    assert!(silent.fades_from > hold.end && silent.is_possible(at(20_000)));
+}
