@@ -45,6 +45,7 @@ mod reserve;
 mod reset;
 mod room;
 mod shadow;
+pub(crate) mod slot;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -53,9 +54,10 @@ use entry::Entry;
 use marks::Marks;
 use pressure::{Deployments, MOST_DEPLOYMENTS};
 use room::Room;
+use slot::Slot;
 
 /// What the table takes for a key, beside its entry: its room is up to twice what is in it, and three times while it grows.
-const TABLE_BYTES: u64 = 3 * (size_of::<(Fingerprint, Box<Entry>)>() as u64 + 1);
+const TABLE_BYTES: u64 = 3 * (size_of::<(Fingerprint, Slot)>() as u64 + 1);
 /// Shards of the table: at a million keys, one grows by a thousand.
 const SHARDS: usize = 1_024;
 /// Keys that one round of [`Store::on_tick`] takes from the timers at a time.
@@ -143,7 +145,7 @@ pub(crate) fn secret() -> Result<[u8; 16], getrandom::Error> {
 /// The memory store.
 pub struct MemoryStore {
     /// Boxed: a table has up to twice the room that its entries take, and moves them as it grows.
-    pub(crate) keys: DashMap<Fingerprint, Box<Entry>, BuildHasherDefault<Fingerprinted>>,
+    pub(crate) keys: DashMap<Fingerprint, Slot, BuildHasherDefault<Fingerprinted>>,
     pub(crate) models: DashMap<Fingerprint, KnownModel, BuildHasherDefault<Fingerprinted>>,
     deployments: Deployments,
     pub(crate) policy: ArcSwap<Policy>,
@@ -338,10 +340,12 @@ impl Store for MemoryStore {
                 break;
             }
             for fingerprint in due {
-                let gone = self.keys.remove_if_mut(&fingerprint, |_, entry| self.on_due(now, fingerprint, entry));
-                if let Some((_, entry)) = gone {
-                    let queued = entry.queued;
-                    let configured = self.on_evicted(fingerprint, entry);
+                let gone = self.keys.remove_if_mut(&fingerprint, |_, slot| {
+                    slot.is_due(now) && self.on_due(now, fingerprint, slot.awake(self))
+                });
+                if let Some((_, slot)) = gone {
+                    let queued = slot.is_queued();
+                    let configured = self.on_evicted(fingerprint, slot);
                     self.room.on_evicted(configured);
                     if queued {
                         self.room.on_queued_gone(configured);
@@ -349,7 +353,7 @@ impl Store for MemoryStore {
                 }
             }
         }
-        self.room.clear_gone(|fingerprint| self.keys.get(&fingerprint).is_some_and(|entry| entry.queued));
+        self.room.clear_gone(|fingerprint| self.keys.get(&fingerprint).is_some_and(|slot| slot.is_queued()));
         self.sweep_deployments(now);
     }
 

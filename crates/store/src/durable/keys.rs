@@ -12,6 +12,7 @@ use super::batch::{Batch, Table};
 use super::layout::{KeyHead, encode_to, place_of_key, place_of_piece};
 use crate::memory::MemoryStore;
 use crate::memory::entry::Entry;
+use crate::memory::slot::Slot;
 use crate::timers::Fingerprint;
 
 /// Most items that are in the head itself.
@@ -60,8 +61,14 @@ impl MemoryStore {
     /// Adds what changed of a key to the batch of this number; all of it, where it was written before `oldest`. Nothing where
     /// it has left the table: it is among those that are gone.
     pub(crate) fn write_key(&self, key: Fingerprint, number: u32, oldest: u32, batch: &mut Batch) {
-        let Some(mut entry) = self.keys.get_mut(&key) else { return };
-        let entry = &mut *entry;
+        let Some(mut slot) = self.keys.get_mut(&key) else { return };
+        if let Slot::Asleep(asleep) = &mut *slot {
+            // Nothing of it changed but its place.
+            asleep.disk.forget_pieces(number);
+            batch.keys.put(&place_of_key(key), |out| out.extend_from_slice(&asleep.record));
+            return;
+        }
+        let entry = slot.awake(self);
         entry.disk.changed = false;
         entry.disk.written = true;
         if entry.state.items() <= MOST_IN_HEAD {
@@ -98,7 +105,7 @@ impl MemoryStore {
             loop {
                 rest();
                 left.sort();
-                let Some(mut entry) = self.keys.get_mut(&key) else { break };
+                let Some(mut entry) = self.known(key) else { break };
                 let entry = &mut *entry;
                 let items = left.take(entry, MOST_IN_PIECE);
                 if !items.is_empty() {
@@ -151,7 +158,7 @@ impl MemoryStore {
 
     /// Marks a key anew whose batch came to nothing: all of it is written again.
     pub(crate) fn write_again(&self, key: Fingerprint) {
-        if let Some(mut entry) = self.keys.get_mut(&key) {
+        if let Some(mut entry) = self.known(key) {
             entry.state.note_nothing();
             entry.disk.changed = false;
             self.mark(key, &mut entry);
@@ -160,7 +167,7 @@ impl MemoryStore {
 
     /// Whether something of the key counts that was written in batches up to this one.
     pub(crate) fn counts_in(&self, key: Fingerprint, batch: u32) -> bool {
-        self.keys.get(&key).is_some_and(|entry| entry.disk.written && entry.disk.oldest <= batch)
+        self.keys.get(&key).is_some_and(|slot| slot.disk().written && slot.disk().oldest <= batch)
     }
 
     /// Adds the figures of models that changed.

@@ -2,9 +2,12 @@
 //!
 //! Records are CBOR, by the numbers of the fields; the core's are described in `tidegate_core::record`.
 
+use std::ops::Range;
+
 use minicbor::{Decode, Decoder, Encode, decode};
-use tidegate_core::key::LimitKey;
+use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::policy::{Boost, Scope, Written};
+use tidegate_core::state::Restored;
 use tidegate_core::time::Timestamp;
 
 use crate::memory::marks::OnDisk;
@@ -172,13 +175,40 @@ impl<'a> KeyHead<'a> {
         Self { account: key.account(), model: key.model(), variant: key.variant(), first, next }
     }
 
-    /// The key's head, the core's head, and items.
-    pub(crate) fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8], &'a [u8]), decode::Error> {
+    fn key(&self) -> Result<KeyRef<'a>, decode::Error> {
+        KeyRef::new(self.account, self.model, self.variant).map_err(decode::Error::message)
+    }
+}
+
+/// A key as it is written down.
+pub(crate) struct KeyRecord<'a> {
+    pub(crate) key: KeyRef<'a>,
+    /// The pieces that belong to it.
+    pub(crate) pieces: Range<u32>,
+    /// The core's head, and items.
+    head: &'a [u8],
+    items: &'a [u8],
+}
+
+impl<'a> KeyRecord<'a> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, decode::Error> {
         let mut decoder = Decoder::new(bytes);
-        let head = decoder.decode()?;
+        let names: KeyHead<'_> = decoder.decode()?;
         let start = decoder.position();
         decoder.skip()?;
         let (before, items) = bytes.split_at(decoder.position());
-        Ok((head, &before[start..], items))
+        Ok(Self { key: names.key()?, pieces: names.first..names.next, head: &before[start..], items })
+    }
+
+    /// Whose it is, no more.
+    pub(crate) fn read_key(bytes: &'a [u8]) -> Result<KeyRef<'a>, decode::Error> {
+        minicbor::decode::<KeyHead<'_>>(bytes)?.key()
+    }
+
+    /// Its state, but for what is in its pieces.
+    pub(crate) fn restore(&self) -> Result<Restored, decode::Error> {
+        let mut state = Restored::read_head(self.head)?;
+        state.read_items(self.items)?;
+        Ok(state)
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::thread;
 
 use tidegate_core::forecast::Prior;
-use tidegate_core::key::{KeyRef, LimitKey};
+use tidegate_core::key::LimitKey;
 use tidegate_core::policy::{Policy, PolicyHead, Written};
 use tidegate_core::state::{KeyState, Restored};
 use tidegate_core::time::Timestamp;
@@ -15,7 +15,7 @@ use tidegate_core::time::Timestamp;
 use super::OpenError;
 use super::batch::{Batch, Table};
 use super::engine::{Engine, EngineError};
-use super::layout::{self, Endings, KeyHead, KeyPlace, Progress, Secrets, encode_to, place};
+use super::layout::{self, Endings, KeyPlace, KeyRecord, Progress, Secrets, encode_to, place};
 use super::packs;
 use crate::memory::marks::OnDisk;
 use crate::memory::{Fingerprinted, KnownModel, MemoryStore};
@@ -123,11 +123,12 @@ pub(super) fn keys(engine: &Engine, table: &MemoryStore, now: Timestamp) -> Resu
 
 fn some_keys(engine: &Engine, table: &MemoryStore, now: Timestamp, mut part: Part) -> Result<Found, OpenError> {
     let mut found = Found { newest: Timestamp::ZERO, batches: VecDeque::new() };
-    let mut restore = |key: ReadKey| {
-        found.newest = found.newest.max(key.newest);
-        let fallback = table.fallback(key.key.as_ref());
-        let (fingerprint, key, state, disk) = key.finish(&fallback);
-        table.restore(now, fingerprint, key, state, disk);
+    let mut restore = |read: ReadKey<'_>| {
+        found.newest = found.newest.max(read.newest);
+        let (fingerprint, record) = (read.fingerprint, read.record);
+        let fallback = table.fallback(read.key.as_ref());
+        let (key, state, disk) = read.finish(&fallback);
+        table.restore(now, fingerprint, key, state, disk, record);
     };
     scan(engine, Table::Keys, true, |row, pack| {
         let batch = part.read(row, pack, &mut restore)?;
@@ -142,24 +143,26 @@ fn some_keys(engine: &Engine, table: &MemoryStore, now: Timestamp, mut part: Par
 }
 
 /// A key as of when it was written down.
-pub(super) struct ReadKey {
+pub(super) struct ReadKey<'a> {
     pub(super) fingerprint: Fingerprint,
     pub(super) key: LimitKey,
     state: Restored,
-    pub(super) disk: OnDisk,
+    disk: OnDisk,
     pub(super) newest: Timestamp,
+    /// As it is on disk, where all of it is in its head.
+    record: Option<&'a [u8]>,
 }
 
-impl ReadKey {
+impl ReadKey<'_> {
     /// Its state; `fallback` is what requests of its model do.
-    pub(super) fn finish(self, fallback: &Prior) -> (Fingerprint, LimitKey, KeyState, OnDisk) {
-        let Self { fingerprint, key, state, mut disk, .. } = self;
+    pub(super) fn finish(self, fallback: &Prior) -> (LimitKey, KeyState, OnDisk) {
+        let Self { key, state, mut disk, .. } = self;
         let mut state = state.finish(key.as_ref(), fallback);
         if disk.first < disk.next {
             state.note_items();
             disk.whole = u32::try_from(state.items()).unwrap_or(u32::MAX);
         }
-        (fingerprint, key, state, disk)
+        (key, state, disk)
     }
 }
 
@@ -178,7 +181,12 @@ impl Part {
     }
 
     /// Reads the next older pack, which is in this row; returns its batch.
-    pub(super) fn read(&mut self, row: &[u8], pack: &[u8], found: &mut impl FnMut(ReadKey)) -> Result<u32, OpenError> {
+    pub(super) fn read(
+        &mut self,
+        row: &[u8],
+        pack: &[u8],
+        found: &mut impl FnMut(ReadKey<'_>),
+    ) -> Result<u32, OpenError> {
         let (batch, _) = packs::parse_row(row).ok_or_else(|| damaged(Table::Keys, "a row that is none"))?;
         let records: Option<Vec<_>> = packs::records(pack).collect();
         let records = records.ok_or_else(|| damaged(Table::Keys, "a pack that ends within a record"))?;
@@ -188,8 +196,8 @@ impl Part {
     }
 
     /// After the oldest pack.
-    pub(super) fn finish(self, found: &mut impl FnMut(ReadKey)) -> Result<(), OpenError> {
-        self.unfinished.into_values().try_for_each(|reading| reading.finish().map(&mut *found))
+    pub(super) fn finish(self, found: &mut impl FnMut(ReadKey<'_>)) -> Result<(), OpenError> {
+        self.unfinished.into_values().try_for_each(|reading| reading.finish(None).map(&mut *found))
     }
 
     fn take(
@@ -197,7 +205,7 @@ impl Part {
         batch: u32,
         place: &[u8],
         value: Option<&[u8]>,
-        found: &mut impl FnMut(ReadKey),
+        found: &mut impl FnMut(ReadKey<'_>),
     ) -> Result<(), OpenError> {
         let place = KeyPlace::parse(place).ok_or_else(|| damaged(Table::Keys, "a place that is none"))?;
         if place.fingerprint() % self.parts as u128 != self.index as u128 {
@@ -211,7 +219,7 @@ impl Part {
                 let Some(value) = value else { return Ok(()) };
                 let reading = Reading::begin(fingerprint, batch, value)?;
                 if reading.is_whole() {
-                    return reading.finish().map(found);
+                    return reading.finish(Some(value)).map(found);
                 }
                 self.unfinished.insert(fingerprint, reading);
             }
@@ -236,16 +244,13 @@ struct Reading {
 
 impl Reading {
     fn begin(fingerprint: Fingerprint, batch: u32, bytes: &[u8]) -> Result<Self, OpenError> {
-        let wrong = |error: &dyn std::fmt::Display| damaged(Table::Keys, format_args!("{fingerprint:032x}: {error}"));
-        let (head, state, items) = KeyHead::split(bytes).map_err(|error| wrong(&error))?;
-        let key = KeyRef::new(head.account, head.model, head.variant);
-        let key = key.map_err(|error| wrong(&format_args!("{} {}", error.field, error.error)))?.to_owned();
-        let mut state = Restored::read_head(state).map_err(|error| wrong(&error))?;
-        state.read_items(items).map_err(|error| wrong(&error))?;
+        let wrong = |error| damaged(Table::Keys, format_args!("{fingerprint:032x}: {error}"));
+        let record = KeyRecord::read(bytes).map_err(wrong)?;
+        let (key, state) = (record.key.to_owned(), record.restore().map_err(wrong)?);
         let disk = OnDisk {
             written: true,
-            first: head.first,
-            next: head.next,
+            first: record.pieces.start,
+            next: record.pieces.end,
             oldest: batch,
             bytes: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
             ..OnDisk::default()
@@ -268,7 +273,7 @@ impl Reading {
         }
     }
 
-    fn finish(mut self) -> Result<ReadKey, OpenError> {
+    fn finish(mut self, record: Option<&[u8]>) -> Result<ReadKey<'_>, OpenError> {
         let wrong = |key: &LimitKey, error: &dyn std::fmt::Display| {
             damaged(Table::Keys, format_args!("{}: {error}", key.as_ref()))
         };
@@ -280,7 +285,7 @@ impl Reading {
         }
         let newest = self.state.now();
         let Self { fingerprint, key, state, disk, .. } = self;
-        Ok(ReadKey { fingerprint, key, state, disk, newest })
+        Ok(ReadKey { fingerprint, key, state, disk, newest, record })
     }
 }
 

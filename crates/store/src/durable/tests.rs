@@ -15,6 +15,7 @@ use tidegate_core::window::Tokens;
 
 use super::*;
 
+mod asleep;
 mod busy;
 mod damage;
 mod moved;

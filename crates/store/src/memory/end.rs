@@ -26,7 +26,7 @@ impl MemoryStore {
             return Err(EndError::NothingReserved);
         }
         let fingerprint = self.of_key(key.as_ref());
-        let mut entry = match self.keys.get_mut(&fingerprint) {
+        let mut entry = match self.known(fingerprint) {
             Some(entry) => entry,
             // A process that was killed may have admitted it in its last moments, and with it the key is lost.
             None if self.endings.may_have_lost(ticket.number.incarnation, ticket.admitted_at) => {

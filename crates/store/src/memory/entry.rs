@@ -1,9 +1,7 @@
 //! A key in the table, and one call on it: under the rules in force, counted, its timer set.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use dashmap::mapref::one::RefMut;
 use tidegate_core::forecast::Prior;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::policy::Resolved;
@@ -15,6 +13,7 @@ use tidegate_core::window::{PerWindow, WINDOW};
 use super::MemoryStore;
 use super::denials::Denials;
 use super::marks::OnDisk;
+use super::slot::{KnownKey, Slot};
 use crate::timers::Fingerprint;
 
 /// A key in the table.
@@ -38,9 +37,9 @@ pub(crate) struct Entry {
 /// What of a key's state the store counts.
 #[derive(Clone, Copy)]
 pub(super) struct Tally {
-    reservations: usize,
-    remembered: usize,
-    held: u64,
+    pub(super) reservations: usize,
+    pub(super) remembered: usize,
+    pub(super) held: u64,
 }
 
 impl Tally {
@@ -146,55 +145,15 @@ impl MemoryStore {
     }
 
     /// A key that is put into the table whether it has room or not: what an earlier process admitted counts.
-    pub(super) fn key_anew(
-        &self,
-        now: Timestamp,
-        fingerprint: Fingerprint,
-        key: KeyRef<'_>,
-    ) -> RefMut<'_, Fingerprint, Box<Entry>> {
-        self.keys.entry(fingerprint).or_insert_with(|| {
+    pub(super) fn key_anew(&self, now: Timestamp, fingerprint: Fingerprint, key: KeyRef<'_>) -> KnownKey<'_> {
+        let slot = self.keys.entry(fingerprint).or_insert_with(|| {
             let mut fresh = self.fresh(now, key);
             fresh.due_at = now.after(WINDOW);
             self.timers.insert(fresh.due_at, fingerprint);
             self.room.take_anyway(fresh.resolved.configured);
-            Box::new(fresh)
-        })
-    }
-
-    /// Puts a key into the table that an earlier process had, whether it has room or not.
-    pub(crate) fn restore(
-        &self,
-        now: Timestamp,
-        fingerprint: Fingerprint,
-        key: LimitKey,
-        state: KeyState,
-        disk: OnDisk,
-    ) {
-        /// All keys are looked at within a minute, and not all in one second of it.
-        const PARTS: u128 = 60;
-        let policy = self.policy.load();
-        let resolved = policy.resolve(key.as_ref(), now);
-        let second = Duration::from_secs(u64::try_from(fingerprint % PARTS).unwrap_or(0));
-        let due_at = state.next_timer().unwrap_or(Timestamp::MAX).min(now.after(second));
-        let tally = Tally::of(&state);
-        self.reservations.fetch_add(tally.reservations as u64, Ordering::Relaxed);
-        self.remembered.fetch_add(i64::try_from(tally.remembered).unwrap_or(i64::MAX), Ordering::Relaxed);
-        self.held.fetch_add(i64::try_from(tally.held).unwrap_or(i64::MAX), Ordering::Relaxed);
-        self.room.take_anyway(resolved.configured);
-        self.disk_live.fetch_add(disk.bytes.into(), Ordering::Relaxed);
-        self.timers.insert(due_at, fingerprint);
-        let entry = Entry {
-            model: self.of_model(key.as_ref()),
-            key,
-            state,
-            revision: policy.revision(),
-            resolved,
-            denials: Denials::default(),
-            due_at,
-            queued: false,
-            disk,
-        };
-        self.keys.insert(fingerprint, Box::new(entry));
+            Slot::Awake(Box::new(fresh))
+        });
+        slot.map(|slot| slot.awake(self))
     }
 
     /// Takes over what the policy says now (C8). A policy older than the one that the key has seen changes nothing.

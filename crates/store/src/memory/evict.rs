@@ -7,14 +7,12 @@ use tidegate_core::time::Timestamp;
 use super::MemoryStore;
 use super::entry::{Entry, Tally};
 use super::room::Evicted;
+use super::slot::Slot;
 use crate::timers::Fingerprint;
 
 impl MemoryStore {
-    /// What is due at a key; whether the key is to leave the table.
+    /// What is due at a key that is due; whether the key is to leave the table.
     pub(super) fn on_due(&self, now: Timestamp, fingerprint: Fingerprint, entry: &mut Entry) -> bool {
-        if entry.due_at > now {
-            return false;
-        }
         self.refresh(now, entry);
         entry.due_at = Timestamp::MAX;
         let (retention, idle_after) = self.call(now, fingerprint, entry, |state, rules| {
@@ -41,7 +39,8 @@ impl MemoryStore {
     pub(super) fn make_room(&self, now: Timestamp, configured: bool) -> Result<(), Bound> {
         self.room.take(configured, |fingerprint| {
             let mut outcome = Evicted::Gone;
-            let evicted = self.keys.remove_if_mut(&fingerprint, |_, entry| {
+            let evicted = self.keys.remove_if_mut(&fingerprint, |_, slot| {
+                let entry = slot.awake(self);
                 entry.queued = false;
                 self.refresh(now, entry);
                 let retention = self.call(now, fingerprint, entry, |state, rules| {
@@ -52,14 +51,15 @@ impl MemoryStore {
                 retention != Retention::Needed
             });
             match evicted {
-                Some((_, entry)) => Evicted::Yes { configured: self.on_evicted(fingerprint, entry) },
+                Some((_, slot)) => Evicted::Yes { configured: self.on_evicted(fingerprint, slot) },
                 None => outcome,
             }
         })
     }
 
     /// Counts what leaves with a key, and says whether its account is configured.
-    pub(super) fn on_evicted(&self, key: Fingerprint, mut entry: Box<Entry>) -> bool {
+    pub(super) fn on_evicted(&self, key: Fingerprint, slot: Slot) -> bool {
+        let mut entry = slot.into_awake(self);
         self.mark_gone(key, &entry);
         let before = Tally::of(&entry.state);
         while entry.state.forget_one() {}

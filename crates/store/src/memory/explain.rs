@@ -10,7 +10,7 @@ use crate::KeyExplained;
 impl MemoryStore {
     pub(super) fn explain(&self, now: Timestamp, key: KeyRef<'_>) -> KeyExplained {
         let fingerprint = self.of_key(key);
-        if let Some(mut entry) = self.keys.get_mut(&fingerprint) {
+        if let Some(mut entry) = self.known(fingerprint) {
             self.refresh(now, &mut entry);
             let explained = self.call(now, fingerprint, &mut entry, |state, rules| {
                 state.advance(now, rules);

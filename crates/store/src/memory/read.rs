@@ -18,7 +18,7 @@ impl MemoryStore {
     /// The key's windows, and how many of its reservations are live.
     pub(super) fn windows(&self, now: Timestamp, key: KeyRef<'_>) -> (PerWindow<WindowStatus>, usize) {
         let fingerprint = self.of_key(key);
-        match self.keys.get_mut(&fingerprint) {
+        match self.known(fingerprint) {
             Some(mut entry) => {
                 let windows = self.windows_of(now, fingerprint, &mut entry);
                 (windows, entry.state.reservations())
@@ -45,20 +45,21 @@ impl MemoryStore {
         // The first keys in order, without sorting the table: the largest of them is on top.
         let most = query.page_size.saturating_add(1);
         let mut first = BinaryHeap::<Place>::with_capacity(most.min(1_024));
-        for mut entry in self.keys.iter_mut() {
-            let fingerprint = *entry.key();
-            let entry = entry.value_mut();
-            let key = entry.key.as_ref();
-            let denied = if query.at_ceiling { sum(&entry.state.denied_at_ceiling(query.denied_as_of)) } else { 0 };
+        for mut slot in self.keys.iter_mut() {
+            let fingerprint = *slot.key();
+            let slot = slot.value_mut();
+            let denied =
+                if query.at_ceiling { sum(&slot.awake(self).state.denied_at_ceiling(query.denied_as_of)) } else { 0 };
+            let key = slot.key();
             let place = (Reverse(denied), key);
             let wanted = query.account.as_deref().is_none_or(|account| account == key.account())
                 && query.model.as_deref().is_none_or(|model| model == key.model())
                 && query.variant.as_deref().is_none_or(|variant| variant == key.variant())
                 && query.after.as_ref().is_none_or(|after| place > (after.denied, after.key.as_ref()))
                 && (first.len() < most || first.peek().is_some_and(|last| place < (last.denied, last.key.as_ref())))
-                && (!query.at_ceiling || at_ceiling(&self.windows_of(now, fingerprint, entry)));
+                && (!query.at_ceiling || at_ceiling(&self.windows_of(now, fingerprint, slot.awake(self))));
             if wanted {
-                first.push(Place { denied: Reverse(denied), key: entry.key.clone() });
+                first.push(Place { denied: Reverse(denied), key: slot.key().to_owned() });
                 if first.len() > most {
                     first.pop();
                 }
@@ -73,7 +74,7 @@ impl MemoryStore {
 
     fn row(&self, now: Timestamp, key: LimitKey, denied_as_of: Timestamp) -> KeyLimits {
         let (windows, reservations) = self.windows(now, key.as_ref());
-        let (denied_at_ceiling, denied_requests, enforcement) = match self.keys.get(&self.of_key(key.as_ref())) {
+        let (denied_at_ceiling, denied_requests, enforcement) = match self.known(self.of_key(key.as_ref())) {
             Some(entry) => {
                 (entry.state.denied_at_ceiling(denied_as_of), entry.denials.minute(now), entry.resolved.enforcement)
             }

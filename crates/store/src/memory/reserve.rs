@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use dashmap::mapref::entry::Entry as Slot;
+use dashmap::mapref::entry::Entry as Place;
 use tidegate_core::ask::Request;
 use tidegate_core::decision::{Answer, Bound, Denial, ServiceTier};
 use tidegate_core::policy::Enforcement;
@@ -12,6 +12,7 @@ use tidegate_core::time::Timestamp;
 use tidegate_core::window::WINDOW;
 
 use super::entry::Entry;
+use super::slot::Slot;
 use super::{MemoryStore, shadow};
 use crate::timers::Fingerprint;
 use crate::{ReserveError, Reserved, reservation_id};
@@ -22,7 +23,7 @@ type Decided = Result<(Answer, Enforcement), ReserveError>;
 impl MemoryStore {
     pub(super) fn reserve(&self, now: Timestamp, request: &Request<'_>) -> Result<Reserved, ReserveError> {
         let fingerprint = self.of_key(request.key);
-        let (answer, enforcement) = match self.keys.get_mut(&fingerprint) {
+        let (answer, enforcement) = match self.known(fingerprint) {
             Some(mut entry) => self.decide(now, fingerprint, &mut entry, request),
             None => self.reserve_at_new_key(now, fingerprint, request),
         }?;
@@ -56,24 +57,24 @@ impl MemoryStore {
         if answer.outcome.is_err_and(|denied| denied.denial != Denial::Capacity(Bound::Keys)) {
             return Ok((answer, enforcement));
         }
-        // Before the slot is locked: making room locks other slots.
+        // Before the place is locked: making room locks other places.
         if let Err(bound) = self.make_room(now, configured) {
             let rules = self.rules(&fresh.resolved, &self.defaults, self.pressure(now, fresh.model));
             return Ok((fresh.state.refuse(&rules, request, bound), enforcement));
         }
         match self.keys.entry(fingerprint) {
-            Slot::Occupied(mut entry) => {
+            Place::Occupied(mut slot) => {
                 self.room.give_back(configured);
-                self.decide(now, fingerprint, entry.get_mut(), request)
+                self.decide(now, fingerprint, slot.get_mut().awake(self), request)
             }
-            Slot::Vacant(slot) => {
+            Place::Vacant(place) => {
                 let (answer, enforcement) = self.decide(now, fingerprint, &mut fresh, request)?;
                 if answer.outcome.is_ok() {
                     // The first look at whether the key is idle; each look sets the next.
                     fresh.due_at = fresh.due_at.min(now.after(WINDOW));
                     self.timers.insert(fresh.due_at, fingerprint);
                     self.count_floor_above_ceiling(&fresh.resolved);
-                    slot.insert(Box::new(fresh));
+                    place.insert(Slot::Awake(Box::new(fresh)));
                 } else {
                     self.room.give_back(configured);
                 }

@@ -16,7 +16,7 @@ impl MemoryStore {
         let fingerprint = self.of_key(reset.key.as_ref());
         // Before the key, as every write locks them.
         let mut log = self.writing.lock();
-        let mut entry = self.keys.get_mut(&fingerprint)?;
+        let mut entry = self.known(fingerprint)?;
         self.refresh(now, &mut entry);
         let held = self.call(now, fingerprint, &mut entry, |state, rules| {
             state.advance(now, rules);
@@ -51,7 +51,7 @@ impl MemoryStore {
     /// Piece by piece, so that the key is never locked for long.
     fn drop_holds(&self, now: Timestamp, fingerprint: Fingerprint) {
         let mut after = None;
-        while let Some(mut entry) = self.keys.get_mut(&fingerprint) {
+        while let Some(mut entry) = self.known(fingerprint) {
             after = self.call(now, fingerprint, &mut entry, |state, _| state.drop_holds(after, HOLDS_AT_ONCE));
             self.mark(fingerprint, &mut entry);
             if after.is_none() {

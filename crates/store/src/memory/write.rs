@@ -65,7 +65,7 @@ impl MemoryStore {
             if index % KEYS_AT_ONCE == KEYS_AT_ONCE - 1 {
                 step_aside().await;
             }
-            let known = self.keys.get(&fingerprint).map(|entry| (entry.key.clone(), entry.state.outlook()));
+            let known = self.known(fingerprint).map(|entry| (entry.key.clone(), entry.state.outlook()));
             // It may have left the table.
             let Some((key, outlook)) = known else { continue };
             let key = key.as_ref();
@@ -87,11 +87,11 @@ impl MemoryStore {
             return Vec::new();
         }
         let concerns = [&result.before, &result.written];
-        let keys = self.keys.iter().filter(|entry| {
-            let key = entry.key.as_ref();
+        let keys = self.keys.iter().filter(|slot| {
+            let key = slot.value().key();
             concerns.iter().any(|written| written.as_ref().is_some_and(|written| written.concerns(key)))
         });
-        keys.map(|entry| *entry.key()).collect()
+        keys.map(|slot| *slot.key()).collect()
     }
 }
 

@@ -183,9 +183,9 @@ impl<'a> Survey<'a> {
 }
 
 impl Contents {
-    fn take_key(&mut self, read: ReadKey, wanted: Option<&LimitKey>) {
+    fn take_key(&mut self, read: ReadKey<'_>, wanted: Option<&LimitKey>) {
         self.newest = self.newest.max(read.newest);
-        let (_, key, state, disk) = read.finish(&Prior::from_defaults(&ForecastDefaults::default()));
+        let (key, state, disk) = read.finish(&Prior::from_defaults(&ForecastDefaults::default()));
         self.counts.keys += 1;
         self.counts.reservations += state.reservations() as u64;
         self.counts.ended += state.ended().count() as u64;

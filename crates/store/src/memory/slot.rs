@@ -1,0 +1,173 @@
+//! A key's place in the table: awake, or asleep as it was written down.
+//!
+//! A start reads a million keys, of which the first second needs a few thousand. As it is written down, a key takes an eighth of
+//! the memory with which it decides; so it comes into the table like that, and wakes up when it is called or due.
+//!
+//! Rejected: all of them awake at once, of which half the time of a start was the system clearing gigabytes of memory.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dashmap::mapref::one::MappedRefMut;
+use tidegate_core::key::{KeyRef, LimitKey};
+use tidegate_core::state::KeyState;
+use tidegate_core::time::Timestamp;
+
+use super::MemoryStore;
+use super::denials::Denials;
+use super::entry::{Entry, Tally};
+use super::marks::OnDisk;
+use crate::durable::layout::KeyRecord;
+use crate::timers::Fingerprint;
+
+/// A key's place in the table.
+pub(crate) enum Slot {
+    Awake(Box<Entry>),
+    Asleep(Box<Asleep>),
+}
+
+/// A key that was neither called nor due since the start.
+pub(crate) struct Asleep {
+    /// All of it, as it is on disk. It was read when the directory was opened, so it can be read again.
+    pub(crate) record: Box<[u8]>,
+    pub(crate) disk: OnDisk,
+    /// When the timers look at it.
+    due_at: Timestamp,
+    /// Whether its account was configured when it was counted.
+    configured: bool,
+}
+
+/// A key that is awake, locked.
+pub(crate) type KnownKey<'a> = MappedRefMut<'a, Fingerprint, Slot, Entry>;
+
+impl Asleep {
+    /// What [`KeyRecord`] reads of it.
+    fn read<'a, T>(&'a self, read: impl FnOnce(&'a [u8]) -> Result<T, minicbor::decode::Error>) -> T {
+        read(&self.record).expect("it was read when the directory was opened")
+    }
+}
+
+impl Slot {
+    /// Wakes the key up, if it is asleep.
+    pub(crate) fn awake(&mut self, store: &MemoryStore) -> &mut Entry {
+        if let Self::Asleep(asleep) = self {
+            *self = Self::Awake(Box::new(store.woken(asleep)));
+        }
+        match self {
+            Self::Awake(entry) => entry,
+            Self::Asleep(_) => unreachable!("it was woken"),
+        }
+    }
+
+    /// As [`Slot::awake`], of a key that has left the table.
+    pub(super) fn into_awake(mut self, store: &MemoryStore) -> Box<Entry> {
+        self.awake(store);
+        match self {
+            Self::Awake(entry) => entry,
+            Self::Asleep(_) => unreachable!("it was woken"),
+        }
+    }
+
+    /// Whose it is.
+    pub(super) fn key(&self) -> KeyRef<'_> {
+        match self {
+            Self::Awake(entry) => entry.key.as_ref(),
+            Self::Asleep(asleep) => asleep.read(KeyRecord::read_key),
+        }
+    }
+
+    /// What of it is on disk.
+    pub(crate) fn disk(&self) -> &OnDisk {
+        match self {
+            Self::Awake(entry) => &entry.disk,
+            Self::Asleep(asleep) => &asleep.disk,
+        }
+    }
+
+    /// Whether the timers have something to do at it.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        now >= match self {
+            Self::Awake(entry) => entry.due_at,
+            Self::Asleep(asleep) => asleep.due_at,
+        }
+    }
+
+    /// Whether it stands in the queue of keys that may go.
+    pub(super) fn is_queued(&self) -> bool {
+        matches!(self, Self::Awake(entry) if entry.queued)
+    }
+}
+
+impl MemoryStore {
+    /// The key of this fingerprint, if the store holds it; wakes it up.
+    pub(crate) fn known(&self, fingerprint: Fingerprint) -> Option<KnownKey<'_>> {
+        Some(self.keys.get_mut(&fingerprint)?.map(|slot| slot.awake(self)))
+    }
+
+    /// Puts a key into the table that an earlier process had, whether it has room or not; asleep where `record` is all of it.
+    pub(crate) fn restore(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        key: LimitKey,
+        state: KeyState,
+        disk: OnDisk,
+        record: Option<&[u8]>,
+    ) {
+        /// All keys are looked at within a minute, and not all in one second of it.
+        const PARTS: u128 = 60;
+        let second = Duration::from_secs(u64::try_from(fingerprint % PARTS).unwrap_or(0));
+        let due_at = state.next_timer().unwrap_or(Timestamp::MAX).min(now.after(second));
+        self.count_restored(&state);
+        self.disk_live.fetch_add(disk.bytes.into(), Ordering::Relaxed);
+        self.timers.insert(due_at, fingerprint);
+        let slot = match record {
+            Some(record) => {
+                let configured = self.policy.load().accounts().contains_key(key.as_ref().account());
+                self.room.take_anyway(configured);
+                Slot::Asleep(Box::new(Asleep { record: record.into(), disk, due_at, configured }))
+            }
+            None => {
+                let entry = self.restored(now, key, state, disk, due_at);
+                self.room.take_anyway(entry.resolved.configured);
+                Slot::Awake(Box::new(entry))
+            }
+        };
+        self.keys.insert(fingerprint, slot);
+    }
+
+    fn count_restored(&self, state: &KeyState) {
+        let Tally { reservations, remembered, held } = Tally::of(state);
+        self.reservations.fetch_add(reservations as u64, Ordering::Relaxed);
+        self.remembered.fetch_add(i64::try_from(remembered).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.held.fetch_add(i64::try_from(held).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// A key as it was written down, counted before, under the policy of that time: whoever calls takes over that of now.
+    fn woken(&self, asleep: &Asleep) -> Entry {
+        let record = asleep.read(KeyRecord::read);
+        let state = asleep.read(|_| record.restore());
+        let then = state.now();
+        let state = state.finish(record.key, &self.fallback(record.key));
+        let entry = self.restored(then, record.key.to_owned(), state, asleep.disk, asleep.due_at);
+        if entry.resolved.configured != asleep.configured {
+            self.room.on_configured(entry.resolved.configured);
+        }
+        entry
+    }
+
+    fn restored(&self, now: Timestamp, key: LimitKey, state: KeyState, disk: OnDisk, due_at: Timestamp) -> Entry {
+        let policy = self.policy.load();
+        Entry {
+            model: self.of_model(key.as_ref()),
+            resolved: policy.resolve(key.as_ref(), now),
+            revision: policy.revision(),
+            key,
+            state,
+            denials: Denials::default(),
+            due_at,
+            queued: false,
+            disk,
+        }
+    }
+}
