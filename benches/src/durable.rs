@@ -17,6 +17,7 @@ use tidegate_store::memory::MemoryBounds;
 pub mod cost;
 pub mod rate;
 pub mod recovery;
+pub mod write;
 
 /// A store in a directory, and its clock.
 pub(crate) struct Opened {

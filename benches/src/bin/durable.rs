@@ -1,9 +1,9 @@
-//! What durability costs: `cargo run --release --package tidegate-benches --bin durable -- cost|recovery|rate`.
+//! What durability costs: `cargo run --release --package tidegate-benches --bin durable -- cost|recovery|rate|write`.
 //!
 //! `cost` drives two servers by turns, one with `--data-dir` and one without: the binary that `TIDEGATE_BIN` names.
 
 use clap::{Parser, Subcommand};
-use tidegate_benches::durable::{cost, rate, recovery};
+use tidegate_benches::durable::{cost, rate, recovery, write};
 
 /// As `tidegate` itself.
 #[global_allocator]
@@ -53,6 +53,15 @@ enum Study {
         #[arg(long, default_value_t = 12)]
         seconds: u64,
     },
+    /// Time to write a key down, without the disk
+    Write {
+        /// How many, written one after the other
+        #[arg(long, default_value_t = 20_000)]
+        keys: u64,
+        /// How often all of them are written
+        #[arg(long, default_value_t = 21)]
+        rounds: usize,
+    },
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -61,6 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Study::Recovery { keys, rounds } => recovery::study(keys, rounds)?,
         Study::Read { path } => recovery::read(&path)?,
         Study::Rate { seconds } => rate::study(seconds)?,
+        Study::Write { keys, rounds } => write::study(keys, rounds),
     };
     println!("{table}");
     Ok(())

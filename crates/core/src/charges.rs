@@ -8,10 +8,9 @@
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
-use minicbor::encode::Write;
-use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+use minicbor::{Decode, Decoder, decode};
 
-use crate::record::Numbers;
+use crate::record::{Numbers, Page, Record};
 use crate::time::Timestamp;
 use crate::window::WINDOW;
 
@@ -150,19 +149,17 @@ impl<const N: usize> Charges<N> {
     }
 }
 
-impl<C, const N: usize> Encode<C> for Charges<N> {
+impl<const N: usize> Record for Charges<N> {
     /// A row of numbers: of each sub-bucket, the microseconds since the one before it, and its tokens.
-    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
-        e.array(((1 + N) * self.buckets.len()) as u64)?;
+    fn put<'a>(&self, page: Page<'a>) -> Page<'a> {
+        let mut page = page.row((1 + N) * self.buckets.len());
         let mut before = Timestamp::ZERO;
         for Bucket { newest, tokens } in &self.buckets {
-            e.u64(newest.as_micros() - before.as_micros())?;
+            page = page.number(newest.as_micros() - before.as_micros());
             before = *newest;
-            for tokens in tokens {
-                e.u64(*tokens)?;
-            }
+            page = tokens.iter().fold(page, |page, tokens| page.number(*tokens));
         }
-        Ok(())
+        page
     }
 }
 

@@ -14,6 +14,7 @@ use core::time::Duration;
 use minicbor::{Decode, Encode};
 
 use crate::ask::Request;
+use crate::record::{Page, Record, record};
 use crate::time::micros;
 use crate::window::{PerWindow, Tokens};
 
@@ -129,6 +130,8 @@ pub struct Figures {
     #[n(3)]
     micros_per_token: u64,
 }
+
+record!(Figures { samples, uncached_share, scale, micros_per_token });
 
 /// One settled request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +255,12 @@ pub struct Prior {
     /// How long answers are.
     #[cbor(n(1), with = "crate::record::counts")]
     pub hazards: Hazards,
+}
+
+impl Record for Prior {
+    fn put<'a>(&self, page: Page<'a>) -> Page<'a> {
+        self.figures.put(page.row(2)).counts(&self.hazards)
+    }
 }
 
 impl Prior {

@@ -14,6 +14,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::MAX_TOKENS;
+use crate::record::record;
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
 
@@ -113,6 +114,8 @@ pub struct WindowLaw {
     #[n(5)]
     pub br: u16,
 }
+
+record!(WindowLaw { p, v, q, u, den, br });
 
 impl WindowLaw {
     /// The default state: every level at the floor, nothing seen. A window that nobody stored is in exactly this state.
@@ -224,6 +227,8 @@ pub struct Law {
     #[n(1)]
     pub windows: PerWindow<WindowLaw>,
 }
+
+record!(Law { epoch, windows });
 
 impl Law {
     /// The default state, in `epoch`: every limit is its floor.

@@ -10,6 +10,10 @@
 use minicbor::encode::Write;
 use minicbor::{Decoder, Encoder, decode, encode};
 
+mod page;
+
+pub(crate) use page::{Page, Record, record, write};
+
 /// Counts of which most are zero, or all from one on: two bytes each, without the zeros at the end.
 pub(crate) mod counts {
     use super::*;
@@ -19,7 +23,7 @@ pub(crate) mod counts {
         e: &mut Encoder<W>,
         _: &mut C,
     ) -> Result<(), encode::Error<W::Error>> {
-        let used = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+        let used = super::used(counts);
         e.bytes_len(2 * used as u64)?;
         for count in &counts[..used] {
             e.writer_mut().write_all(&count.to_le_bytes()).map_err(encode::Error::write)?;
@@ -40,10 +44,23 @@ pub(crate) mod counts {
     }
 }
 
+/// How many counts there are without the zeros at the end.
+fn used<const N: usize>(counts: &[u16; N]) -> usize {
+    /// So many are looked at together.
+    const TOGETHER: usize = 16;
+    let some = |counts: &[u16]| counts.iter().fold(0, |any, count| any | *count) > 0;
+    let mut end = N;
+    while end >= TOGETHER && !some(&counts[end - TOGETHER..end]) {
+        end -= TOGETHER;
+    }
+    counts[..end].iter().rposition(|count| *count > 0).map_or(0, |last| last + 1)
+}
+
 /// Hashes of 128 bits.
 pub(crate) mod hash {
     use super::*;
 
+    #[cfg(test)]
     pub(crate) fn encode<C, W: Write>(
         hash: &u128,
         e: &mut Encoder<W>,

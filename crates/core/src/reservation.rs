@@ -13,6 +13,7 @@ use minicbor::{Decode, Encode};
 
 use crate::ask::Request;
 use crate::holds::Hold;
+use crate::record::{Page, Record, record};
 use crate::time::Timestamp;
 use crate::window::Tokens;
 
@@ -32,6 +33,8 @@ pub struct Number {
     #[n(1)]
     pub sequence: u64,
 }
+
+record!(Number { incarnation, sequence });
 
 /// What a reservation id says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,8 @@ pub struct Stated {
     pub max_generated_tokens: Option<u64>,
 }
 
+record!(Stated { prompt_tokens, cached_prompt_tokens, max_generated_tokens });
+
 impl Stated {
     /// What `request` stated.
     #[must_use]
@@ -89,6 +94,8 @@ pub struct CohortId {
     pub(crate) most: u64,
 }
 
+record!(CohortId { number, most });
+
 /// How the output is held that a stream may still produce.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub enum Held {
@@ -102,6 +109,16 @@ pub enum Held {
     /// By itself: it has reported.
     #[n(2)]
     Alone(#[n(0)] Box<Hold>),
+}
+
+impl Record for Held {
+    fn put<'a>(&self, page: Page<'a>) -> Page<'a> {
+        match self {
+            Self::Nothing => page.variant(0, 0),
+            Self::Cohort(id) => id.put(page.variant(1, 1)),
+            Self::Alone(hold) => hold.put(page.variant(2, 1)),
+        }
+    }
 }
 
 /// A live reservation, or the last state of an ended one.
@@ -144,6 +161,21 @@ pub struct Reservation {
     #[n(11)]
     pub look_at: Timestamp,
 }
+
+record!(Reservation {
+    admitted_at,
+    ttl,
+    expires_at,
+    reserved,
+    stated,
+    charged,
+    counted,
+    generated,
+    reported_at,
+    held,
+    micros_per_token,
+    look_at
+});
 
 impl Reservation {
     /// Most that one takes, in bytes, with its hold, or with a cohort of which it is the only stream.
@@ -190,6 +222,8 @@ pub struct Ended {
     pub unsettled: Option<Box<Reservation>>,
 }
 
+record!(Ended { until, unsettled });
+
 /// The numbers that a key issued, one range for each incarnation of the process, newest last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
@@ -205,9 +239,17 @@ struct Range {
     last: u64,
 }
 
+record!(Range { incarnation, first, last });
+
 /// Most ranges kept: processes that issued for a key within the longest memory. Older ones are forgotten, and what they
 /// issued counts as unknown.
 const MOST_RANGES: usize = 16;
+
+impl Record for Issued {
+    fn put<'a>(&self, page: Page<'a>) -> Page<'a> {
+        self.0.as_slice().put(page)
+    }
+}
 
 impl Issued {
     /// Adds `number`, the highest of its incarnation so far.

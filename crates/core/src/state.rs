@@ -18,6 +18,7 @@ use crate::holds::Holds;
 use crate::law::history::{Applied, History};
 use crate::law::{self, Boosts, Bounds, EPOCH_SECONDS, Law, LawParams};
 use crate::pressure::Reading;
+use crate::record::record;
 use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
@@ -103,6 +104,8 @@ struct KnownRequest {
     #[n(3)]
     until: Timestamp,
 }
+
+record!(KnownRequest { number, stated, admitted_at, until });
 
 /// How long an idle key is left alone at most, in epochs.
 const LONGEST_NAP_EPOCHS: u64 = 10;

@@ -6,11 +6,10 @@
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
-use minicbor::encode::Write;
-use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+use minicbor::{Decode, Decoder, decode};
 
 use super::{SUB_BUCKET_MICROS, number_at, start_of};
-use crate::record::Numbers;
+use crate::record::{Numbers, Page, Record};
 use crate::time::{MICROS_PER_SECOND, Timestamp};
 use crate::window::WINDOW;
 
@@ -253,22 +252,23 @@ impl Output {
     }
 }
 
-impl<C> Encode<C> for Output {
+impl Record for Output {
     /// A row of numbers: of each second, how many seconds after the one before it, what came evenly, and a mask of the
     /// sub-buckets that have more, with the tokens and the newest charge of each of these.
-    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
-        let some = |second: &Second| second.tokens.iter().filter(|tokens| **tokens > 0).count();
-        e.array(self.seconds.iter().map(|second| 5 + 2 * some(second) as u64).sum())?;
+    fn put<'a>(&self, page: Page<'a>) -> Page<'a> {
+        let mask =
+            |second: &Second| (0..PARTS).fold(0_u64, |mask, part| mask | u64::from(second.tokens[part] > 0) << part);
+        let mut page = page.row(self.seconds.iter().map(|second| 5 + 2 * mask(second).count_ones() as usize).sum());
         let mut before = 0;
         for second in &self.seconds {
-            e.u64(second.number - before)?.u64(second.each)?.u64(second.rests[0])?.u64(second.rests[1])?;
+            page = page.number(second.number - before).number(second.each);
             before = second.number;
-            e.u64((0..PARTS).filter(|part| second.tokens[*part] > 0).fold(0, |mask, part| mask | 1 << part))?;
+            page = page.number(second.rests[0]).number(second.rests[1]).number(mask(second));
             for (tokens, newest) in second.tokens.iter().zip(second.newest).filter(|(tokens, _)| **tokens > 0) {
-                e.u64(*tokens)?.u32(newest)?;
+                page = page.number(*tokens).number(newest.into());
             }
         }
-        Ok(())
+        page
     }
 }
 

@@ -1,3 +1,5 @@
+use minicbor::encode::Write;
+use minicbor::{Encode, Encoder, encode};
 use proptest::prelude::*;
 use std::vec::Vec;
 
@@ -56,5 +58,22 @@ proptest! {
         let expected = model.into_iter().map(|(eighth, tokens)| (at(eighth * 125 + 60_000), [tokens]));
         prop_assert_eq!(charges.departures().collect::<Vec<_>>(), expected.collect::<Vec<_>>());
         prop_assert!(!charges.correct(at(481 * 125), [0], [1]));
+    }
+}
+
+/// What the records of a key are compared with.
+impl<C, const N: usize> Encode<C> for Charges<N> {
+    /// A row of numbers: of each sub-bucket, the microseconds since the one before it, and its tokens.
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.array(((1 + N) * self.buckets.len()) as u64)?;
+        let mut before = Timestamp::ZERO;
+        for Bucket { newest, tokens } in &self.buckets {
+            e.u64(newest.as_micros() - before.as_micros())?;
+            before = *newest;
+            for tokens in tokens {
+                e.u64(*tokens)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@
 use minicbor::{Decode, Encode};
 
 use super::course::{Course, MARKS};
+use crate::record::{Page, Record, record};
 
 /// Logarithmic bins, four to an octave: 0, 1, 2, 3, 4, 5, 6, 7, 8-9, 10-11, 12-13, 14-15, 16-19 ...
 pub(super) const BINS: usize = 80;
@@ -97,6 +98,13 @@ struct Memory {
     tokens: u64,
 }
 
+impl Record for Memory {
+    fn put<'a>(&self, page: Page<'a>) -> Page<'a> {
+        let page = page.row(4).counts(&self.reached).counts(&self.ended);
+        page.number(self.answers.into()).number(self.tokens)
+    }
+}
+
 impl Memory {
     const EMPTY: Self = Self { reached: [0; BINS], ended: [0; BINS], answers: 0, tokens: 0 };
 
@@ -159,6 +167,8 @@ pub struct Lengths {
     #[n(1)]
     long: Memory,
 }
+
+record!(Lengths { short, long });
 
 impl Default for Lengths {
     fn default() -> Self {

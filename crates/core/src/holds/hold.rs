@@ -6,6 +6,7 @@ use minicbor::{Decode, Encode};
 
 use super::{SECOND, SECOND_DIGITS, TOKEN_DIGITS};
 use crate::forecast::{Course, MARKS};
+use crate::record::record;
 use crate::time::{MICROS_PER_SECOND, Timestamp};
 
 /// Shortest time in which the hold of a silent stream fades to nothing.
@@ -25,6 +26,8 @@ pub(super) struct Line {
     #[n(1)]
     pub(super) variance: i64,
 }
+
+record!(Line { produced, variance });
 
 impl Line {
     pub(super) fn add(&mut self, other: Self) {
@@ -73,6 +76,8 @@ pub struct Hold {
     #[n(9)]
     pub(super) top: Line,
 }
+
+record!(Hold { tokens, reach, most, base, slopes, since, end, gone, fades_from, top });
 
 impl Hold {
     /// A hold that follows `course` from the last report at `now` of a stream admitted at `admitted_at`, and is expected to

@@ -19,6 +19,7 @@ use super::touched::Item;
 use super::{KeyState, Rules};
 use crate::forecast::{self, Course};
 use crate::holds::{Hold, Holds};
+use crate::record::record;
 use crate::reservation::{CohortId, Held, Number, Reservation};
 use crate::time::{Timestamp, micros};
 use crate::window::WINDOW;
@@ -43,6 +44,8 @@ pub(super) struct Cohort {
     #[n(3)]
     pub(super) look_at: Timestamp,
 }
+
+record!(Cohort { hold, began, micros_per_token, look_at } without streams);
 
 impl Cohort {
     /// Whether it has no stream, and will not get one again.

@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use minicbor::{Decode, Encode};
 
+use crate::record::record;
 use crate::time::Timestamp;
 
 /// For how long a key is watched.
@@ -29,6 +30,8 @@ pub(super) struct Watch {
     #[n(2)]
     limit_at: Timestamp,
 }
+
+record!(Watch { until, limit_tpm, limit_at });
 
 impl Watch {
     pub(super) fn is_on(&self, now: Timestamp) -> bool {

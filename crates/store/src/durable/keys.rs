@@ -75,7 +75,7 @@ impl MemoryStore {
             entry.state.note_nothing();
             entry.disk.forget_pieces(number);
             self.write_head(key, entry, batch, |entry, out| {
-                entry.state.write_items(&entry.state.items_after(None, MOST_IN_HEAD), out);
+                entry.state.write_all_items(out);
             });
             return;
         }

@@ -1,3 +1,5 @@
+use minicbor::encode::Write;
+use minicbor::{Encode, Encoder, encode};
 use proptest::prelude::*;
 use std::vec::Vec;
 
@@ -102,5 +104,25 @@ proptest! {
         let mut output = Output::default();
         output.spread(at(100_000 - back), at(100_000), tokens);
         prop_assert_eq!(output.sum(), tokens);
+    }
+}
+
+/// What the records of a key are compared with.
+impl<C> Encode<C> for Output {
+    /// A row of numbers: of each second, how many seconds after the one before it, what came evenly, and a mask of the
+    /// sub-buckets that have more, with the tokens and the newest charge of each of these.
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        let some = |second: &Second| second.tokens.iter().filter(|tokens| **tokens > 0).count();
+        e.array(self.seconds.iter().map(|second| 5 + 2 * some(second) as u64).sum())?;
+        let mut before = 0;
+        for second in &self.seconds {
+            e.u64(second.number - before)?.u64(second.each)?.u64(second.rests[0])?.u64(second.rests[1])?;
+            before = second.number;
+            e.u64((0..PARTS).filter(|part| second.tokens[*part] > 0).fold(0, |mask, part| mask | 1 << part))?;
+            for (tokens, newest) in second.tokens.iter().zip(second.newest).filter(|(tokens, _)| **tokens > 0) {
+                e.u64(*tokens)?.u32(newest)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -153,6 +153,38 @@ proptest! {
     }
 
     #[test]
+    fn a_key_is_written_as_the_derived_encoders_write_it(
+        settled in 0_u64..50,
+        steps in prop::collection::vec((wait(), step()), 0..80),
+        scale in prop_oneof![Just(1_u64), Just(1_000), Just(1 << 24)],
+    ) {
+        let limit = LIMIT.map(|limit| limit * scale);
+        let (mut key, mut tickets) = (Key::between(limit, limit.map(|limit| 5 * limit)), Tickets::new());
+        for answer in 0..settled {
+            let ticket = key.admit(&request(7 * scale, 0, 100 * scale));
+            key.now += 61_000;
+            key.settle(&ticket, (70 + answer) * scale).expect("live");
+        }
+        key.state.note_items();
+        for (wait, step) in steps {
+            key.now += wait;
+            run(&mut key, &mut tickets, &step);
+        }
+        let written = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = Vec::new();
+            write(&mut bytes);
+            bytes
+        };
+        prop_assert_eq!(written(&|out| key.state.write_head(out)), key.state.derived_head());
+        let all = key.state.derived_items(&key.state.items_after(None, usize::MAX));
+        prop_assert_eq!(&written(&|out| key.state.write_all_items(out)), &all);
+        prop_assert_eq!(&written(&|out| key.state.write_items(&key.state.items_after(None, usize::MAX), out)), &all);
+        // Of these, some are gone.
+        let noted = key.state.take_noted().expect("few");
+        prop_assert_eq!(written(&|out| key.state.write_items(&noted, out)), key.state.derived_items(&noted));
+    }
+
+    #[test]
     fn what_is_no_record_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0_usize..400) {
         let mut key = Key::new(LIMIT);
         let ticket = key.admit(&request(10, 0, 50));
