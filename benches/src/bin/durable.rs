@@ -1,6 +1,7 @@
 //! What durability costs: `cargo run --release --package tidegate-benches --bin durable -- cost|recovery|rate|write`.
 //!
-//! `cost` drives two servers by turns, one with `--data-dir` and one without: the binary that `TIDEGATE_BIN` names.
+//! `cost` drives two servers by turns, one with `--data-dir` and one without, of the binary that `TIDEGATE_BIN` names:
+//! `cargo build --release`, then `TIDEGATE_BIN=target/release/tidegate cargo run ...`.
 
 use clap::{Parser, Subcommand};
 use tidegate_benches::durable::{cost, rate, recovery, write};

@@ -28,7 +28,7 @@ struct Turn {
 /// Drives both by turns, and says how they compare.
 ///
 /// # Errors
-/// A server does not answer.
+/// No binary is named, or a server does not answer.
 pub fn study(
     rounds: usize,
     seconds: u64,
@@ -36,6 +36,8 @@ pub fn study(
     settled: u64,
     itself: bool,
 ) -> Result<String, Box<dyn std::error::Error>> {
+    // What `./test` builds is compiled otherwise, and may be of another day.
+    let binary = std::env::var("TIDEGATE_BIN").map_err(|_| "name the released binary in TIDEGATE_BIN")?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let folder = tempfile::tempdir()?;
     let data = folder.path().join("data").display().to_string();
@@ -49,7 +51,8 @@ pub fn study(
     );
     let length = Duration::from_secs(seconds);
     let load = Load { rate, length, connections: CONNECTIONS, settled, seed: 0 };
-    let (mut throughputs, mut p99s, mut allowed, mut seed) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()], 1);
+    let (mut throughputs, mut p50s, mut p99s) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut allowed, mut seed) = ([Vec::new(), Vec::new()], 1);
     for round in 0..=rounds {
         let mut turns = [None, None];
         // Each is first in every other round.
@@ -65,6 +68,7 @@ pub fn study(
             continue;
         }
         throughputs.push(durable.decisions_per_second / memory.decisions_per_second);
+        p50s.push(durable.p50 / memory.p50);
         p99s.push(durable.p99 / memory.p99);
         allowed[0].push(memory.allowed);
         allowed[1].push(durable.allowed);
@@ -77,8 +81,9 @@ pub fn study(
     let [memory, of_durable] = allowed.map(median);
     writeln!(
         out,
-        "\nmedians: throughput {:.3} of memory alone, p99 {:.3} of it; {:.1} and {:.1} % of the decisions allowed",
+        "\n{binary}: medians: throughput {:.3} of memory alone, p50 {:.3}, p99 {:.3} of it; {:.1} and {:.1} % of the decisions allowed",
         median(throughputs),
+        median(p50s),
         median(p99s),
         memory * 1e2,
         of_durable * 1e2,
