@@ -11,6 +11,7 @@ use core::time::Duration;
 use minicbor::{Decode, Decoder, decode};
 
 use crate::record::{Numbers, Page, Record};
+use crate::room::push_room;
 use crate::time::Timestamp;
 use crate::window::WINDOW;
 
@@ -88,7 +89,10 @@ impl<const N: usize> Charges<N> {
                 bucket.newest = bucket.newest.max(at);
                 add(&mut bucket.tokens, tokens);
             }
-            None => self.buckets.insert(place, Bucket { newest: at, tokens }),
+            None => {
+                push_room(&mut self.buckets);
+                self.buckets.insert(place, Bucket { newest: at, tokens });
+            }
         }
         add(&mut self.sum, tokens);
     }
@@ -177,6 +181,7 @@ impl<'b, C, const N: usize> Decode<'b, C> for Charges<N> {
                 return Err(decode::Error::message("two sub-buckets at one place"));
             }
             add(&mut charges.sum, tokens);
+            push_room(&mut charges.buckets);
             charges.buckets.push_back(Bucket { newest, tokens });
         }
         Ok(charges)

@@ -13,9 +13,9 @@
 //! at most a quarter of a second's production higher within it.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 
 use crate::forecast::Course;
+use crate::small_map::SmallMap;
 use crate::time::{MICROS_PER_SECOND, Timestamp};
 
 mod hold;
@@ -73,8 +73,8 @@ pub struct Holds {
     /// What all streams could produce within a minute, and at most; as they came.
     reach: u64,
     most: u64,
-    /// Boxed: what they take would be moved about within the tree.
-    fades: BTreeMap<u64, Box<FadeKnot>>,
+    /// Boxed: what they take would be moved about within the map.
+    fades: SmallMap<u64, Box<FadeKnot>>,
 }
 
 impl Holds {
@@ -86,8 +86,7 @@ impl Holds {
             return;
         }
         let mut at = from;
-        while let Some(entry) = self.fades.first_entry().filter(|entry| *entry.key() <= to) {
-            let (second, knot) = entry.remove_entry();
+        while let Some((second, knot)) = self.fades.pop_first_to(&to) {
             self.faded.add(self.fade_slope.times(signed(second.saturating_sub(at))));
             self.follow(at, second);
             at = at.max(second);
@@ -237,7 +236,7 @@ impl Holds {
 
     /// Changes what begins or ends at a second, where so many holds more do from now on.
     fn fade_knot(&mut self, second: u64, more: i32, change: impl FnOnce(&mut FadeKnot)) {
-        let knot = self.fades.entry(second).or_default();
+        let knot = self.fades.get_or_insert_with(second, Box::default);
         knot.holds = knot.holds.wrapping_add_signed(more);
         if knot.holds > 0 {
             change(knot);
@@ -276,7 +275,7 @@ impl Holds {
     #[must_use]
     pub fn reach_at_most_from(&self, most: u64) -> Option<Timestamp> {
         let mut reach = self.reach();
-        let ending: u64 = self.fades.values().map(|knot| knot.ending).sum();
+        let ending: u64 = self.fades.iter().map(|(_, knot)| knot.ending).sum();
         let mut overdue = self.reach.saturating_sub(ending);
         if reach <= most {
             return Some(self.now);

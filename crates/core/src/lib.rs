@@ -27,6 +27,8 @@ pub mod policy;
 pub mod pressure;
 mod record;
 pub mod reservation;
+mod room;
+mod small_map;
 pub mod state;
 pub mod time;
 pub mod window;

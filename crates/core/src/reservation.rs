@@ -9,11 +9,12 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use minicbor::{Decode, Encode};
+use minicbor::{Decode, Decoder, Encode, decode};
 
 use crate::ask::Request;
 use crate::holds::Hold;
 use crate::record::{Page, Record, record};
+use crate::room::push_room;
 use crate::time::Timestamp;
 use crate::window::Tokens;
 
@@ -225,9 +226,17 @@ pub struct Ended {
 record!(Ended { until, unsettled });
 
 /// The numbers that a key issued, one range for each incarnation of the process, newest last.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode)]
 #[cbor(transparent)]
 pub struct Issued(Vec<Range>);
+
+impl<'b, C> Decode<'b, C> for Issued {
+    fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
+        let mut ranges: Vec<Range> = d.decode_with(ctx)?;
+        ranges.shrink_to_fit();
+        Ok(Self(ranges))
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 struct Range {
@@ -261,6 +270,7 @@ impl Issued {
                     self.0.remove(0);
                 }
                 let Number { incarnation, sequence } = number;
+                push_room(&mut self.0);
                 self.0.push(Range { incarnation, first: sequence, last: sequence });
             }
         }

@@ -5,7 +5,7 @@
 //! whichever is earlier, and reads the same either way.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BinaryHeap};
+use alloc::collections::BinaryHeap;
 use core::cmp::Reverse;
 use core::time::Duration;
 
@@ -20,6 +20,8 @@ use crate::law::{self, Boosts, Bounds, EPOCH_SECONDS, Law, LawParams};
 use crate::pressure::Reading;
 use crate::record::record;
 use crate::reservation::{Ended, Issued, Number, REPLAY, Reservation, Stated};
+use crate::room::push_room;
+use crate::small_map::SmallMap;
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Tokens, Window};
 use cohort::{Beginning, Cohorts};
@@ -132,10 +134,10 @@ pub struct KeyState {
     watch: Watch,
     /// At their ceiling.
     denied: Denied,
-    /// Boxed: what they take would be moved about within the tree.
-    live: BTreeMap<Number, Box<Reservation>>,
-    ended: BTreeMap<Number, Ended>,
-    requests: BTreeMap<u128, KnownRequest>,
+    /// Boxed: what they take would be moved about within the map.
+    live: SmallMap<Number, Box<Reservation>>,
+    ended: SmallMap<Number, Ended>,
+    requests: SmallMap<u128, KnownRequest>,
     issued: Issued,
     expiries: Expiries,
     /// A heap: most keys remember a few, for which a node of a tree is far too large.
@@ -170,9 +172,9 @@ impl KeyState {
             prior: *prior,
             watch: Watch::default(),
             denied: Denied::default(),
-            live: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            requests: BTreeMap::new(),
+            live: SmallMap::default(),
+            ended: SmallMap::default(),
+            requests: SmallMap::default(),
             issued: Issued::default(),
             expiries: Expiries::default(),
             forgets: BinaryHeap::new(),
@@ -365,6 +367,11 @@ impl KeyState {
         }
         self.pop_forget();
         true
+    }
+
+    fn push_forget(&mut self, until: Timestamp, what: Forget) {
+        push_room(&mut self.forgets);
+        self.forgets.push(Reverse((until, what)));
     }
 
     /// Drops the timer that is due first.

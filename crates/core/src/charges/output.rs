@@ -10,6 +10,7 @@ use minicbor::{Decode, Decoder, decode};
 
 use super::{SUB_BUCKET_MICROS, number_at, start_of};
 use crate::record::{Numbers, Page, Record};
+use crate::room::push_room;
 use crate::time::{MICROS_PER_SECOND, Timestamp};
 use crate::window::WINDOW;
 
@@ -240,10 +241,7 @@ impl Output {
                 *place += 1;
             }
             if self.seconds.get(*place).is_none_or(|second| second.number != number) {
-                if self.seconds.is_empty() {
-                    // Of a list that begins, four would be made room for: most keys have one.
-                    self.seconds.reserve_exact(1);
-                }
+                push_room(&mut self.seconds);
                 self.seconds.insert(*place, Second::new(number));
             }
         }
@@ -293,9 +291,7 @@ impl<'b, C> Decode<'b, C> for Output {
             let all = second.tokens.iter().chain(&second.rests).chain([&second.each; PARTS]);
             second.sum = all.fold(0, |sum: u64, tokens| sum.saturating_add(*tokens));
             output.sum = output.sum.saturating_add(second.sum);
-            if output.seconds.is_empty() {
-                output.seconds.reserve_exact(1);
-            }
+            push_room(&mut output.seconds);
             output.seconds.push_back(second);
         }
         Ok(output)

@@ -7,9 +7,6 @@
 //! Rejected: cohorts of a second, which cost a sixth less and let silent streams overshoot by up to twice as much.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
-use core::ops::Bound::{Excluded, Unbounded};
 use core::time::Duration;
 
 use minicbor::{Decode, Encode};
@@ -21,6 +18,7 @@ use crate::forecast::{self, Course};
 use crate::holds::{Hold, Holds};
 use crate::record::record;
 use crate::reservation::{CohortId, Held, Number, Reservation};
+use crate::small_map::SmallMap;
 use crate::time::{Timestamp, micros};
 use crate::window::WINDOW;
 
@@ -56,7 +54,7 @@ impl Cohort {
 
 /// The cohorts of a key. One without streams stays until its time to take some in has ended.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Cohorts(BTreeMap<CohortId, Box<Cohort>>);
+pub(super) struct Cohorts(SmallMap<CohortId, Box<Cohort>>);
 
 impl Cohorts {
     pub(super) fn get(&self, id: CohortId) -> Option<&Cohort> {
@@ -69,10 +67,9 @@ impl Cohorts {
 
     /// Forgets a cohort that has no stream, and will not get one again.
     pub(super) fn forget(&mut self, id: CohortId, now: Timestamp) -> bool {
-        let Entry::Occupied(entry) = self.0.entry(id) else { return true };
-        let over = entry.get().is_over(id, now);
+        let over = self.get(id).is_none_or(|cohort| cohort.is_over(id, now));
         if over {
-            entry.remove();
+            self.0.remove(&id);
         }
         over
     }
@@ -83,12 +80,11 @@ impl Cohorts {
             Held::Nothing => {}
             Held::Alone(hold) => holds.remove(&hold),
             Held::Cohort(id) => {
-                let Entry::Occupied(mut entry) = self.0.entry(id) else { return };
-                let cohort = entry.get_mut();
+                let Some(cohort) = self.0.get_mut(&id) else { return };
                 holds.remove_like(&cohort.hold, live.reserved.generated);
                 cohort.streams -= 1;
                 if cohort.is_over(id, now) {
-                    entry.remove();
+                    self.0.remove(&id);
                 }
             }
         }
@@ -102,7 +98,7 @@ impl Cohorts {
 
     /// Those after `after`.
     pub(super) fn after(&self, after: Option<CohortId>) -> impl Iterator<Item = CohortId> {
-        self.0.range((after.map_or(Unbounded, Excluded), Unbounded)).map(|(id, _)| *id)
+        self.0.after(after).map(|(id, _)| *id)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -110,7 +106,7 @@ impl Cohorts {
     }
 
     /// Takes in cohorts that were read back, whose streams have been counted.
-    pub(super) fn restored(mut cohorts: BTreeMap<CohortId, Box<Cohort>>, now: Timestamp) -> Self {
+    pub(super) fn restored(mut cohorts: SmallMap<CohortId, Box<Cohort>>, now: Timestamp) -> Self {
         cohorts.retain(|id, cohort| !cohort.is_over(*id, now));
         Self(cohorts)
     }
@@ -119,7 +115,7 @@ impl Cohorts {
 #[cfg(test)]
 impl Cohorts {
     pub(super) fn streams(&self) -> usize {
-        self.0.values().map(|cohort| cohort.streams as usize).sum()
+        self.0.iter().map(|(_, cohort)| cohort.streams as usize).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -10,7 +10,6 @@ use crate::holds::Hold;
 use crate::reservation::{Ended, MEMORY, Number, Reservation, Ticket};
 use crate::time::Timestamp;
 use crate::window::{Tokens, WINDOW};
-use core::cmp::Reverse;
 
 /// What a settlement states: totals for the whole request, each at most 2^40.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +77,7 @@ impl KeyState {
         if let Known::Forgotten = self.known(ticket, rules) {
             return Err(EndError::TooLate);
         }
-        let mut live = self.live.remove(&ticket.number).ok_or(EndError::Ended)?;
+        let mut live = self.live.take(&ticket.number).ok_or(EndError::Ended)?;
         let booked = if generated_tokens > live.generated {
             let prompt = live.charged;
             let elapsed = self.now.since(live.reported_at);
@@ -184,7 +183,7 @@ impl KeyState {
         };
         if until > self.now {
             known.until = until;
-            self.forgets.push(Reverse((until, what)));
+            self.push_forget(until, what);
             self.touched.add(Item::Request(id));
         } else {
             self.requests.remove(&id);
@@ -240,7 +239,7 @@ impl KeyState {
         let until = ended_at.after(MEMORY);
         self.ended.insert(number, Ended { until, unsettled });
         self.touched.add(Item::Reservation(number));
-        self.forgets.push(Reverse((until, Forget::Reservation(number))));
+        self.push_forget(until, Forget::Reservation(number));
     }
 
     /// Charges what is new, each token when it happened (C3), and tells the law what is stated for the first time.

@@ -1,10 +1,12 @@
 //! When reservations expire.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BinaryHeap};
+use alloc::collections::BinaryHeap;
 use core::cmp::Reverse;
 
 use crate::reservation::{Number, Reservation};
+use crate::room::push_room;
+use crate::small_map::SmallMap;
 use crate::time::Timestamp;
 
 /// The timers of live reservations. Those of ended ones, nearly all, stay until they are due, or are too many: to find each
@@ -14,17 +16,20 @@ pub(super) struct Expiries(BinaryHeap<Reverse<(Timestamp, Number)>>);
 
 impl Expiries {
     /// The timers of these reservations.
-    pub(super) fn of(live: &BTreeMap<Number, Box<Reservation>>) -> Self {
-        Self(live.iter().map(|(number, live)| Reverse((live.expires_at, *number))).collect())
+    pub(super) fn of(live: &SmallMap<Number, Box<Reservation>>) -> Self {
+        let mut expiries = Self::default();
+        live.iter().for_each(|(number, of)| expiries.set(of.expires_at, *number, live));
+        expiries
     }
 
     /// Sets the timer of a reservation. `live` are those that have one.
-    pub(super) fn set(&mut self, at: Timestamp, number: Number, live: &BTreeMap<Number, Box<Reservation>>) {
+    pub(super) fn set(&mut self, at: Timestamp, number: Number, live: &SmallMap<Number, Box<Reservation>>) {
         /// So many may have ended before they are looked for.
         const MOST_ENDED: usize = 64;
         if self.0.len() > 2 * live.len() + MOST_ENDED {
             self.0.retain(|Reverse((_, number))| live.contains_key(number));
         }
+        push_room(&mut self.0);
         self.0.push(Reverse((at, number)));
     }
 
@@ -66,7 +71,7 @@ mod tests {
             expiries.set(
                 Timestamp::from_seconds(second),
                 Number { incarnation: 1, sequence: second },
-                &BTreeMap::new(),
+                &SmallMap::default(),
             );
         }
         let mut due = core::iter::from_fn(|| expiries.pop_due(Timestamp::from_seconds(59)));

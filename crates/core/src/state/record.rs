@@ -6,10 +6,9 @@
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
-use core::ops::Bound::{Excluded, Unbounded};
 
 #[cfg(test)]
 use minicbor::Encode;
@@ -31,6 +30,8 @@ use crate::law::Law;
 use crate::law::history::History;
 use crate::record::{self, Page, Record};
 use crate::reservation::{CohortId, Ended, Held, Issued, Number, Reservation};
+use crate::room::push_room;
+use crate::small_map::SmallMap;
 use crate::time::Timestamp;
 
 /// All of a key but its items.
@@ -94,22 +95,21 @@ impl KeyState {
     #[must_use]
     pub fn items_after(&self, after: Option<Item>, most: usize) -> Vec<Item> {
         let (cohort, number, request) = match after {
-            None => (Some(None), Some(None), None),
-            Some(Item::Cohort(id)) => (Some(Some(id)), Some(None), None),
-            Some(Item::Reservation(number)) => (None, Some(Some(number)), None),
-            Some(Item::Request(id)) => (None, None, Some(id)),
+            None => (Some(None), Some(None), Some(None)),
+            Some(Item::Cohort(id)) => (Some(Some(id)), Some(None), Some(None)),
+            Some(Item::Reservation(number)) => (None, Some(Some(number)), Some(None)),
+            Some(Item::Request(id)) => (None, None, Some(Some(id))),
         };
         let cohorts = cohort.into_iter().flat_map(|after| self.cohorts.after(after)).map(Item::Cohort);
         // Live and ended ones, in one order: the two never share a number.
         let reservations = number.into_iter().flat_map(|after| {
-            let range = (after.map_or(Unbounded, Excluded), Unbounded);
-            let live = self.live.range(range).map(|(number, _)| *number).take(most);
-            let ended = self.ended.range(range).map(|(number, _)| *number).take(most);
+            let live = self.live.after(after).map(|(number, _)| *number).take(most);
+            let ended = self.ended.after(after).map(|(number, _)| *number).take(most);
             let mut numbers: Vec<Number> = live.chain(ended).collect();
             numbers.sort_unstable();
             numbers
         });
-        let requests = self.requests.range((request.map_or(Unbounded, Excluded), Unbounded)).map(|(id, _)| *id);
+        let requests = request.into_iter().flat_map(|after| self.requests.after(after)).map(|(id, _)| *id);
         cohorts.chain(reservations.map(Item::Reservation)).chain(requests.map(Item::Request)).take(most).collect()
     }
 
@@ -172,7 +172,7 @@ impl KeyState {
             let mut page = self.cohorts.iter().fold(page, |page, (id, cohort)| put_cohort(page, &id, cohort));
             // Live and ended ones, in one order: the two never share a number.
             let mut ended = self.ended.iter().peekable();
-            for (number, live) in &self.live {
+            for (number, live) in self.live.iter() {
                 while let Some((number, ended)) = ended.next_if(|(ended, _)| *ended < number) {
                     page = put_ended(page, number, ended);
                 }
@@ -210,10 +210,10 @@ fn possible(hold: &Hold, now: Timestamp) -> Result<(), decode::Error> {
 /// place of an earlier one.
 pub struct Restored {
     head: Head<'static>,
-    cohorts: BTreeMap<CohortId, Box<Cohort>>,
-    live: BTreeMap<Number, Box<Reservation>>,
-    ended: BTreeMap<Number, Ended>,
-    requests: BTreeMap<u128, KnownRequest>,
+    cohorts: SmallMap<CohortId, Box<Cohort>>,
+    live: SmallMap<Number, Box<Reservation>>,
+    ended: SmallMap<Number, Ended>,
+    requests: SmallMap<u128, KnownRequest>,
 }
 
 impl Restored {
@@ -224,10 +224,10 @@ impl Restored {
     pub fn read_head(bytes: &[u8]) -> Result<Self, decode::Error> {
         Ok(Self {
             head: minicbor::decode(bytes)?,
-            cohorts: BTreeMap::new(),
-            live: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            requests: BTreeMap::new(),
+            cohorts: SmallMap::default(),
+            live: SmallMap::default(),
+            ended: SmallMap::default(),
+            requests: SmallMap::default(),
         })
     }
 
@@ -260,7 +260,7 @@ impl Restored {
                     self.live.remove(&number);
                     self.ended.remove(&number);
                 }
-                Part::Request(id, known) => drop(self.requests.insert(id, known.into_owned())),
+                Part::Request(id, known) => self.requests.insert(id, known.into_owned()),
             }
         }
         Ok(())
@@ -280,7 +280,7 @@ impl Restored {
         let mut holds = Holds::default();
         let mut looks = Looks::default();
         holds.advance(now);
-        for (number, live) in &mut live {
+        for (number, live) in live.after_mut(None) {
             match &live.held {
                 Held::Nothing => {}
                 Held::Alone(hold) => {
@@ -305,7 +305,11 @@ impl Restored {
         requests.retain(|_, known| known.until > now);
         let forgotten = ended.iter().map(|(number, ended)| (ended.until, Forget::Reservation(*number)));
         let forgets = forgotten.chain(requests.iter().map(|(id, known)| (known.until, Forget::Request(*id))));
-        let forgets = forgets.map(Reverse).collect();
+        let mut kept = BinaryHeap::new();
+        forgets.for_each(|forget| {
+            push_room(&mut kept);
+            kept.push(Reverse(forget));
+        });
         KeyState {
             now,
             phase_seconds: key.phase_seconds(),
@@ -324,7 +328,7 @@ impl Restored {
             requests,
             issued: head.issued.into_owned(),
             expiries,
-            forgets,
+            forgets: kept,
             cohorts,
             beginning: None,
             looks,

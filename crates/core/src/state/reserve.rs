@@ -1,7 +1,6 @@
 //! The decision: the account's limits, what the deployment leaves of them, and only then charge and hold.
 
 use alloc::boxed::Box;
-use core::cmp::Reverse;
 use core::time::Duration;
 
 use super::expectation::{GeneratedAsk, most_of};
@@ -216,7 +215,7 @@ impl KeyState {
         if let Some(id) = reserve.request_id {
             let (stated, until) = (Stated::of(request), expires_at.after(MEMORY));
             self.requests.insert(id, KnownRequest { number, stated, admitted_at: self.now, until });
-            self.forgets.push(Reverse((until, Forget::Request(id))));
+            self.push_forget(until, Forget::Request(id));
             self.touched.add(Item::Request(id));
         }
     }

@@ -1,7 +1,5 @@
 //! Setting a key back by an operator's hand: its limits to their floors, its holds to nothing.
 
-use core::ops::Bound::{Excluded, Unbounded};
-
 use super::touched::Item;
 use super::{KeyState, Outlook, Rules};
 use crate::law::{Bounds, Law, WindowLaw};
@@ -23,9 +21,8 @@ impl KeyState {
     /// Drops the holds of at most `most` live reservations, those after `after`; returns the last one looked at, `None` where
     /// none was left. The reservations stay; a report on a stream that runs on holds anew what is still to come.
     pub fn drop_holds(&mut self, after: Option<Number>, most: usize) -> Option<Number> {
-        let after = after.map_or(Unbounded, Excluded);
         let mut last = None;
-        for (number, live) in self.live.range_mut((after, Unbounded)).take(most) {
+        for (number, live) in self.live.after_mut(after).take(most) {
             self.cohorts.let_go(&mut self.holds, live, self.now);
             self.touched.add(Item::Reservation(*number));
             last = Some(*number);

@@ -15,6 +15,7 @@ use super::touched::Item;
 use super::{KeyState, Rules};
 use crate::holds::Hold;
 use crate::reservation::{CohortId, Held, Number};
+use crate::room::push_room;
 use crate::time::{Timestamp, micros};
 
 /// Silence that is looked at first; shorter than that of a gateway that reports now and then, longer than of one that reports
@@ -37,6 +38,7 @@ pub(super) struct Looks(BinaryHeap<Reverse<(Timestamp, Whom)>>);
 
 impl Looks {
     pub(super) fn push(&mut self, at: Timestamp, whom: Whom) {
+        push_room(&mut self.0);
         self.0.push(Reverse((at, whom)));
     }
 

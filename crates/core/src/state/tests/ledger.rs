@@ -158,8 +158,8 @@ proptest! {
                 _ => {}
             }
             prop_assert!((key.state.live.len()..=2 * key.state.live.len() + 65).contains(&key.state.expiries.len()));
-            prop_assert_eq!(key.state.cohorts.streams(), key.state.live.values().filter(|live| matches!(live.held, Held::Cohort(_))).count());
-            let sum: u64 = key.state.live.values().map(|live| live.held_tokens()).sum();
+            prop_assert_eq!(key.state.cohorts.streams(), key.state.live.iter().filter(|(_, live)| matches!(live.held, Held::Cohort(_))).count());
+            let sum: u64 = key.state.live.iter().map(|(_, live)| live.held_tokens()).sum();
             prop_assert!(key.windows().generated.held_tokens <= sum + live.len() as u64 + 1);
         }
         // Nothing leaks: an hour later the key is as if nothing had been.
