@@ -118,6 +118,9 @@ pub struct WindowLaw {
 record!(WindowLaw { p, v, q, u, den, br });
 
 impl WindowLaw {
+    /// Levels of a single token, and nothing seen: for what is read piece by piece.
+    pub const EMPTY: Self = Self { p: 0, v: 0, q: 0, u: 0, den: false, br: 0 };
+
     /// The default state: every level at the floor, nothing seen. A window that nobody stored is in exactly this state.
     #[must_use]
     pub const fn new(bounds: &Bounds) -> Self {

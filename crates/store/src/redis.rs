@@ -3,22 +3,74 @@
 //! What they do is `tidegate_core::fleet::Ledger`, next to the data, so that a report and what it is granted are one step for the
 //! whole fleet. They use commands of Redis 6.2 and Valkey 7.2 on.
 
-use tidegate_core::fleet::{Granted, Report};
-use tidegate_core::window::{PerWindow, Window};
+use std::time::Duration;
 
-/// Takes in a report, and grants what can be. One key: the ledger of the limit key. Arguments: [`arguments`]; answer: [`granted`].
+use tidegate_core::fleet::{Granted, KnownLaw, Lost, Report};
+use tidegate_core::key::KeyRef;
+use tidegate_core::law::{Law, WindowLaw};
+use tidegate_core::window::{PerWindow, Tokens, Window};
+
+/// Takes in a report, and grants what can be. Two keys: the ledger of the limit key ([`ledger_key`]), and the life of its data
+/// ([`life_key`]). Arguments: [`arguments`]; answer: [`granted`].
 pub const REPORT: &str = include_str!("redis/report.lua");
 
-/// Sets the limits of a limit key. One key: its ledger. Arguments: a version, and the limit of each window; answers 1, or 0 where the
-/// version is not newer.
-pub const LIMITS: &str = include_str!("redis/limits.lua");
+/// Writes the law of a limit key. One key: its ledger. Arguments: [`law_arguments`]; answers 1, or 0 where nothing changed.
+pub const LAW: &str = include_str!("redis/law.lua");
+
+/// Asks for the life of the data of a slot, or begins one. One key: [`life_key`]. Arguments: run id, a new life, a life that
+/// was found lost, the last two as [`named`]; answers the life and its age in milliseconds.
+pub const LIFE: &str = include_str!("redis/life.lua");
+
+/// In how many slots the keys are kept: what a cluster has to spread, and what one life covers.
+pub const SLOTS: u64 = 64;
+
+/// The slot of a limit key, below [`SLOTS`].
+#[must_use]
+pub fn slot(key: KeyRef<'_>) -> u64 {
+    key.hash() % SLOTS
+}
+
+/// Where the ledger of a limit key is. Names are written as they are, but for bytes that would be ambiguous, which are
+/// percent-encoded: no two keys share a ledger.
+#[must_use]
+pub fn ledger_key(key: KeyRef<'_>) -> String {
+    let mut written = format!("tidegate:{{{}}}:key", slot(key));
+    for name in [key.account(), key.model(), key.variant()] {
+        written.push('/');
+        for byte in name.bytes() {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'@') {
+                written.push(byte.into());
+            } else {
+                written.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    written
+}
+
+/// Where the life of a slot's data is written.
+#[must_use]
+pub fn life_key(slot: u64) -> String {
+    format!("tidegate:{{{slot}}}:life")
+}
+
+/// As lives and incarnations are named there.
+#[must_use]
+pub fn named(number: u64) -> String {
+    format!("{number:016x}")
+}
 
 /// The arguments of [`REPORT`].
 #[must_use]
 pub fn arguments(report: &Report<'_>) -> Vec<String> {
-    let Report { incarnation, sequence, ttl_ms, needs, wants } = report;
-    let mut arguments = vec![format!("{incarnation:016x}"), sequence.to_string(), ttl_ms.to_string()];
+    let Report { life, incarnation, sequence, acknowledged, phase_seconds, ttl_ms, needs, wants, seen } = report;
+    let mut arguments = vec![named(*life), named(*incarnation)];
+    arguments.extend([sequence, acknowledged, phase_seconds, ttl_ms].map(u64::to_string));
     arguments.extend(wants.iter().map(|(_, tokens)| tokens.to_string()));
+    for (_, seen) in seen.iter() {
+        let denied = u64::from(seen.denied);
+        arguments.extend([seen.settled, seen.arrived, denied, seen.pressure.into()].map(|number| number.to_string()));
+    }
     for (_, leaving) in needs.iter() {
         arguments.push(leaving.len().to_string());
         arguments.extend(leaving.iter().flat_map(|(seconds, tokens)| [seconds.to_string(), tokens.to_string()]));
@@ -28,23 +80,46 @@ pub fn arguments(report: &Report<'_>) -> Vec<String> {
 
 /// What [`REPORT`] answered; `None` where that is no answer of it.
 #[must_use]
-pub fn granted(answer: &[i64]) -> Option<Granted> {
-    let mut numbers = answer.iter().map(|number| u64::try_from(*number).ok());
-    let (version, left_ms) = (numbers.next()??, numbers.next()??);
-    let mut granted = Granted { version, left_ms, ..Granted::default() };
-    for window in Window::ALL {
-        granted.allotted[window] = numbers.next()??;
-        granted.elsewhere[window] = numbers.next()??;
-        granted.waiting[window] = numbers.next()??;
+pub fn granted(answer: &[i64]) -> Option<Result<Granted, Lost>> {
+    if answer == [-1] {
+        return Some(Err(Lost));
     }
-    numbers.next().is_none().then_some(granted)
+    let mut numbers = answer.iter().copied();
+    let mut positive = || numbers.next().and_then(|number| u64::try_from(number).ok());
+    let (version, left_ms, epoch, law_epoch) = (positive()?, positive()?, positive()?, positive()?);
+    let mut granted = Granted { left_ms, epoch, ..Granted::default() };
+    for window in Window::ALL {
+        granted.allotted[window] = positive()?;
+        granted.elsewhere[window] = positive()?;
+        granted.waiting[window] = positive()?;
+    }
+    let mut limits = Tokens::default();
+    let mut law = Law { epoch: law_epoch, windows: PerWindow::from_fn(|_| WindowLaw::EMPTY) };
+    for window in Window::ALL {
+        let mut level = || numbers.next().and_then(|number| i32::try_from(number).ok());
+        let (p, v, q) = (level()?, level()?, level()?);
+        let mut positive = || numbers.next().and_then(|number| u64::try_from(number).ok());
+        let (u, den, br) = (positive()?, positive()? > 0, u16::try_from(positive()?).ok()?);
+        law.windows[window] = WindowLaw { p, v, q, u, den, br };
+        limits[window] = positive()?;
+    }
+    granted.law = (version > 0).then_some(KnownLaw { version, law, limits });
+    numbers.next().is_none().then_some(Ok(granted))
 }
 
-/// The arguments of [`LIMITS`].
+/// The arguments of [`LAW`]: `known` was made of the law of version `expected`, and nobody misses it after `lasts` without a
+/// call.
 #[must_use]
-pub fn limits(version: u64, limits: &PerWindow<u64>) -> Vec<String> {
-    let limits = limits.iter().map(|(_, tokens)| tokens.to_string());
-    std::iter::once(version.to_string()).chain(limits).collect()
+pub fn law_arguments(expected: u64, known: &KnownLaw, lasts: Duration) -> Vec<String> {
+    let KnownLaw { version, law, limits } = known;
+    let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).min(1 << 40);
+    let mut arguments: Vec<String> = [expected, *version, law.epoch, lasts].map(|number| number.to_string()).into();
+    for (window, WindowLaw { p, v, q, u, den, br }) in law.windows.iter() {
+        arguments.extend([p, v, q].map(i32::to_string));
+        let numbers = [*u, u64::from(*den), u64::from(*br), limits[window]];
+        arguments.extend(numbers.map(|number| number.to_string()));
+    }
+    arguments
 }
 
 #[cfg(test)]
@@ -53,14 +128,31 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_not_taken_for_one() {
-        let answer = [3, 200, 1, 2, 0, 4, 5, 0, 7, 8, 1];
-        let granted = granted(&answer).expect("an answer");
-        assert_eq!((granted.version, granted.left_ms), (3, 200));
+        let mut answer = vec![3, 200, 77, 76, 1, 2, 0, 4, 5, 0, 7, 8, 1];
+        answer.extend([-5, 20, 30, 40, 1, 6, 70].repeat(3));
+        let granted = granted(&answer).expect("an answer").expect("nothing was lost");
+        assert_eq!((granted.left_ms, granted.epoch), (200, 77));
         assert_eq!(granted.allotted, PerWindow::new(1, 4, 7));
         assert_eq!(granted.elsewhere, PerWindow::new(2, 5, 8));
         assert_eq!(granted.waiting, PerWindow::new(0, 0, 1));
-        assert_eq!(super::granted(&answer[..10]), None);
-        assert_eq!(super::granted(&[&answer[..], &[1]].concat()), None);
-        assert_eq!(super::granted(&answer.map(|number| number - 1)), None, "nothing is below zero");
+        let state = WindowLaw { p: -5, v: 20, q: 30, u: 40, den: true, br: 6 };
+        let law = Law { epoch: 76, windows: PerWindow::from_fn(|_| state) };
+        assert_eq!(granted.law, Some(KnownLaw { version: 3, law, limits: PerWindow::new(70, 70, 70) }));
+        assert_eq!(super::granted(&[-1]), Some(Err(Lost)));
+        for wrong in [&answer[..20], &answer[1..], &[&answer[..], &[1]].concat(), &[]] {
+            assert_eq!(super::granted(wrong), None, "{wrong:?}");
+        }
+        answer[1] = -1;
+        assert_eq!(super::granted(&answer), None, "no lease is shorter than none");
+    }
+
+    #[test]
+    fn no_two_keys_share_a_ledger_and_none_leaves_its_slot() {
+        let of = |account, model, variant| ledger_key(KeyRef::new(account, model, variant).expect("names"));
+        let written = of("a/b}", "c%2F", "");
+        assert!(written.ends_with(":key/a%2Fb%7D/c%252F/"), "{written}");
+        assert!(written.starts_with("tidegate:{"), "{written}");
+        assert_ne!(of("a", "b/c", "d"), of("a/b", "c", "d"));
+        assert_ne!(of("a", "b", "c"), of("a", "bc", ""));
     }
 }

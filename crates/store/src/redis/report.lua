@@ -1,58 +1,80 @@
 -- One sidecar reports on one limit key, and is granted what can be: core::fleet::Ledger::report, next to the data.
 --
--- KEYS[1]  the key's ledger, a hash: `now`, `version`, `limits`, and a field for each sidecar
--- ARGV[1]  incarnation, as it is named
--- ARGV[2]  sequence; ARGV[3] length of the lease, ms, at most MOST_LEASE_MS
--- ARGV[4..6]  wanted, of each window
+-- KEYS[1]  the key's ledger, a hash: `now`, `law`, and a field for each sidecar
+-- KEYS[2]  the life of the data of its slot, and when that began, ms
+-- ARGV[1]  the life that the sidecar knows; ARGV[2] incarnation, both as they are named
+-- ARGV[3]  sequence; ARGV[4] the last one acknowledged, or 0
+-- ARGV[5]  phase of the key, s; ARGV[6] length of the lease, ms, at most MOST_LEASE_MS
+-- ARGV[7..9]  wanted, of each window
+-- ARGV[10..21]  of each window: settled, of these arrived before, denied (0 or 1), pressure
 -- then for each window: how many pairs follow, and pairs (in how many seconds, tokens)
 --
--- Answers: version, ms that the lease runs, then for each window: allotted, elsewhere, waiting. All integers; each stays below
--- 2^53, as numbers are doubles here.
+-- Answers -1 alone where data were lost, else: version of the law (0: none), ms that the lease runs, epoch of now, epoch of the
+-- law; for each window: allotted, elsewhere, waiting; and for each window: p, v, q, u, den, br, limit. All integers; each stays
+-- below 2^53, as numbers are doubles here.
 
 local UNREPORTED_MS = 60000
 local MOST_LEASE_MS = 60000
 local MOST_AHEAD = 120
+local SILENCE_MS = 5000
+local EPOCH_SECONDS = 60
 local WINDOWS = 3
 
 local key = KEYS[1]
-local incarnation = ARGV[1]
+local incarnation = ARGV[2]
+
+local life, born = string.match(redis.call('GET', KEYS[2]) or '', '^(%x+) (%d+)')
+if life ~= ARGV[1] then
+  return { -1 }
+end
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
 local stored = redis.call('HGETALL', key)
-local version, limits, sidecars = 0, nil, {}
+local law, sidecars = nil, {}
 for index = 1, #stored, 2 do
   local field, value = stored[index], stored[index + 1]
   if field == 'now' then
     -- The time of a key never goes back.
     now = math.max(now, tonumber(value))
-  elseif field == 'version' then
-    version = tonumber(value)
-  elseif field == 'limits' then
-    limits = cmsgpack.unpack(value)
+  elseif field == 'law' then
+    law = cmsgpack.unpack(value)
   else
     sidecars[field] = cmsgpack.unpack(value)
   end
 end
 
--- A sidecar is { sequence, end of its lease, share, share, share }; a share { need, granted, missing, until, tokens, ... }.
+-- A sidecar is { sequence, end of its lease, share, share, share, settled }; a share { need, granted, missing, until, tokens, ... };
+-- the law { version, epoch, when it may be forgotten, state, state, state }, a state { p, v, q, u, den, br, limit }.
 local NEED, GRANTED, MISSING, LEAVING = 1, 2, 3, 4
+local U, DEN, BR, LIMIT = 4, 5, 6, 7
+
+local own = sidecars[incarnation]
+if (own and own[1] or 0) < tonumber(ARGV[4]) then
+  return { -1 }
+end
+local epoch = math.floor((math.floor(now / 1000) + tonumber(ARGV[5])) / EPOCH_SECONDS)
 
 local function counted(share, lease_ends)
+  local allotted = share[NEED] + share[GRANTED]
   if now < lease_ends then
-    return share[NEED] + share[GRANTED]
+    return allotted
   end
-  local sum = 0
-  if now < lease_ends + UNREPORTED_MS then
-    sum = share[GRANTED]
-  end
+  local reported, stayed = 0, 0
   for index = LEAVING, #share, 2 do
     if share[index] > now then
-      sum = sum + share[index + 1]
+      reported = reported + share[index + 1]
+    end
+    if share[index] >= lease_ends + 1000 then
+      stayed = stayed + share[index + 1]
     end
   end
-  return sum
+  if now < lease_ends + UNREPORTED_MS then
+    -- What may have left by the end of the lease may have been used again; at no instant was it more than was allotted.
+    return math.min(reported + allotted - stayed, allotted)
+  end
+  return reported
 end
 
 local elsewhere, waiting, over = { 0, 0, 0 }, { 0, 0, 0 }, {}
@@ -78,11 +100,14 @@ for _, name in ipairs(over) do
   redis.call('HDEL', key, name)
 end
 
-local own = sidecars[incarnation] or { 0, 0, { 0, 0, 0 }, { 0, 0, 0 }, { 0, 0, 0 } }
-if tonumber(ARGV[2]) > own[1] then
-  own[1] = tonumber(ARGV[2])
-  own[2] = now + math.min(tonumber(ARGV[3]), MOST_LEASE_MS)
-  local argument = 4 + WINDOWS
+own = sidecars[incarnation] or { 0, 0, { 0, 0, 0 }, { 0, 0, 0 }, { 0, 0, 0 } }
+if tonumber(ARGV[3]) > own[1] then
+  own[1] = tonumber(ARGV[3])
+  -- Never sooner than the lease before: who asks decides by that one until the answer is there, and it may be lost.
+  own[2] = math.max(own[2], now + math.min(tonumber(ARGV[6]), MOST_LEASE_MS))
+  local is_current = law and law[2] >= epoch
+  local grants = is_current and now >= tonumber(born) + SILENCE_MS
+  local argument = 10 + 4 * WINDOWS
   for window = 1, WINDOWS do
     local share, need = { 0, 0, 0 }, 0
     local pairs_left = tonumber(ARGV[argument])
@@ -96,25 +121,44 @@ if tonumber(ARGV[2]) > own[1] then
       need = need + tokens
       argument = argument + 2
     end
-    local limit = limits and limits[window] or 0
+    local limit = grants and law[3 + window][LIMIT] or 0
     local free = math.max(limit - elsewhere[window] - need, 0)
-    local wanted = tonumber(ARGV[3 + window])
+    local wanted = tonumber(ARGV[6 + window])
     share[NEED] = need
     share[GRANTED] = math.min(wanted, math.floor(free / (waiting[window] + 1)))
     share[MISSING] = wanted - share[GRANTED]
     own[2 + window] = share
   end
+  if is_current then
+    local settled = {}
+    for window = 1, WINDOWS do
+      local first = 9 + (window - 1) * 4
+      local before = own[6] and own[6][window] or tonumber(ARGV[first + 2])
+      local state, all = law[3 + window], tonumber(ARGV[first + 1])
+      state[U] = state[U] + math.max(all - before, 0)
+      state[DEN] = math.max(state[DEN], tonumber(ARGV[first + 3]))
+      state[BR] = math.max(state[BR], tonumber(ARGV[first + 4]))
+      settled[window] = math.max(before, all)
+    end
+    own[6] = settled
+    redis.call('HSET', key, 'law', cmsgpack.pack(law))
+  end
   redis.call('HSET', key, incarnation, cmsgpack.pack(own))
 end
 redis.call('HSET', key, 'now', now)
--- Nothing of it counts for longer: a lease, and after it a minute, or the seconds that are looked ahead.
-redis.call('PEXPIRE', key, 300000)
+-- Of the sidecars nothing counts for longer: a lease, and after it a minute, or the seconds that are looked ahead.
+redis.call('PEXPIRE', key, math.max(300000, law and law[3] - now or 0))
 
-local answer = { version, math.max(own[2] - now, 0) }
+local answer = { law and law[1] or 0, math.max(own[2] - now, 0), epoch, law and law[2] or 0 }
 for window = 1, WINDOWS do
   local share = own[2 + window]
   answer[#answer + 1] = share[NEED] + share[GRANTED]
   answer[#answer + 1] = elsewhere[window]
   answer[#answer + 1] = waiting[window]
+end
+for window = 1, WINDOWS do
+  for index = 1, LIMIT do
+    answer[#answer + 1] = law and law[3 + window][index] or 0
+  end
 end
 return answer
