@@ -259,7 +259,7 @@ pub struct Prior {
 
 impl Record for Prior {
     fn put<'a>(&self, page: Page<'a>) -> Page<'a> {
-        self.figures.put(page.row(2)).counts(&self.hazards)
+        self.figures.put(page.row(2)).counts(self.hazards.iter().copied())
     }
 }
 
@@ -271,8 +271,8 @@ impl Prior {
     }
 }
 
-/// What the requests of a model do, all keys together: the prior of its new keys. 900 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+/// What the requests of a model do, all keys together: the prior of its new keys. 272 bytes, and at most 640 of its lengths.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Model {
     #[n(0)]
     figures: Figures,

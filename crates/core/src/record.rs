@@ -23,7 +23,7 @@ pub(crate) mod counts {
         e: &mut Encoder<W>,
         _: &mut C,
     ) -> Result<(), encode::Error<W::Error>> {
-        let used = super::used(counts);
+        let used = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
         e.bytes_len(2 * used as u64)?;
         for count in &counts[..used] {
             e.writer_mut().write_all(&count.to_le_bytes()).map_err(encode::Error::write)?;
@@ -42,18 +42,6 @@ pub(crate) mod counts {
         }
         Ok(counts)
     }
-}
-
-/// How many counts there are without the zeros at the end.
-fn used<const N: usize>(counts: &[u16; N]) -> usize {
-    /// So many are looked at together.
-    const TOGETHER: usize = 16;
-    let some = |counts: &[u16]| counts.iter().fold(0, |any, count| any | *count) > 0;
-    let mut end = N;
-    while end >= TOGETHER && !some(&counts[end - TOGETHER..end]) {
-        end -= TOGETHER;
-    }
-    counts[..end].iter().rposition(|count| *count > 0).map_or(0, |last| last + 1)
 }
 
 /// Hashes of 128 bits.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tidegate_core::ask::Request;
 use tidegate_core::decision::{Bound, SettleOutcome, WindowStatus};
-use tidegate_core::forecast::{ForecastDefaults, Model, Prior};
+use tidegate_core::forecast::{ForecastDefaults, Lengths, Model, Prior};
 use tidegate_core::key::{KeyRef, MAX_NAME_BYTES};
 use tidegate_core::law::history;
 use tidegate_core::policy::{Policy, PolicyWrite};
@@ -89,10 +89,20 @@ impl MemoryBounds {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         // 512 sub-buckets of 24 bytes and 64 seconds of 136; the knots of live streams, and the course of one that begins; 75
-        // minutes and 60 seconds of denials; the last changes of the limits. Trees: nodes are at worst half empty.
+        // minutes and 60 seconds of denials; the last changes of the limits; what is known of answers. Trees: nodes are at worst half empty.
         let names = 3 * MAX_NAME_BYTES as u64;
         let lazy = denials::MOST_BYTES as u64 + history::MOST_BYTES as u64;
-        let key = size_of::<Entry>() as u64 + TABLE_BYTES + 512 * 24 + 64 * 136 + 1_024 + 216 + 75 * 24 + lazy + names;
+        let forecast = Lengths::MOST_BYTES as u64 + size_of::<Prior>() as u64;
+        let key = size_of::<Entry>() as u64
+            + TABLE_BYTES
+            + 512 * 24
+            + 64 * 136
+            + 1_024
+            + 216
+            + 75 * 24
+            + lazy
+            + forecast
+            + names;
         // A reservation and its place in its tree, its three timers, and two knots of its fading; of one that ended, its last
         // state.
         let reservation = Reservation::MOST_BYTES as u64 + 860;

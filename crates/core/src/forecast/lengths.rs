@@ -5,10 +5,13 @@
 //! length and who *ended* there is right whether or not the rest has ended (Kaplan and Meier, "Nonparametric Estimation
 //! from Incomplete Observations", 1958), and a live stream teaches before it settles.
 
-use minicbor::{Decode, Encode};
+use alloc::vec::Vec;
+
+use minicbor::encode::Write;
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use super::course::{Course, MARKS};
-use crate::record::{Page, Record, record};
+use crate::record::{Page, Record};
 
 /// Logarithmic bins, four to an octave: 0, 1, 2, 3, 4, 5, 6, 7, 8-9, 10-11, 12-13, 14-15, 16-19 ...
 pub(super) const BINS: usize = 80;
@@ -85,109 +88,135 @@ impl Span {
     const FEW: u32 = 4;
 }
 
-/// Counts that forget. 336 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-struct Memory {
-    #[cbor(n(0), with = "crate::record::counts")]
-    reached: [u16; BINS],
-    #[cbor(n(1), with = "crate::record::counts")]
-    ended: [u16; BINS],
-    #[n(2)]
+/// Of a bin, how many answers came to it, and how many ended in it, by the short memory; the same by the long one.
+type Counts = [u16; 4];
+
+/// What an answer that comes to a bin adds.
+const ANSWER: Counts = [ONE, 0, ONE, 0];
+
+/// The hazards of a bin by both memories, of 2^16; the prior counts for `weight` / [`ONE`] answers.
+fn hazards_of(counts: Counts, prior: u16, weight: u64) -> [u64; 2] {
+    let [short_reached, short_ended, long_reached, long_ended] = counts.map(u64::from);
+    let prior = u64::from(prior) * weight;
+    [(short_ended * WHOLE + prior) / (short_reached + weight), (long_ended * WHOLE + prior) / (long_reached + weight)]
+}
+
+/// What the counts of a memory rest on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Age {
     answers: u32,
-    #[n(3)]
     tokens: u64,
 }
 
-impl Record for Memory {
-    fn put<'a>(&self, page: Page<'a>) -> Page<'a> {
-        let page = page.row(4).counts(&self.reached).counts(&self.ended);
-        page.number(self.answers.into()).number(self.tokens)
-    }
+/// What a key's answers are like, by two memories of different length; the more careful one counts. 56 bytes, and 8 for each
+/// bin up to that of the longest answer, [`Lengths::MOST_BYTES`] at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lengths {
+    /// Of each bin up to the last one that either memory knows of, by the short one and by the long one: a stream is followed
+    /// by both at once.
+    bins: Vec<Counts>,
+    ages: [Age; 2],
 }
 
-impl Memory {
-    const EMPTY: Self = Self { reached: [0; BINS], ended: [0; BINS], answers: 0, tokens: 0 };
+/// Which memory.
+const SHORT: usize = 0;
+const LONG: usize = 1;
+const SPANS: [Span; 2] = [Span::SHORT, Span::LONG];
 
-    /// A live stream of a key with this limit has come from one length to another.
-    fn progress(&mut self, from: u64, to: u64, span: Span, limit_tpm: u64) {
+impl Lengths {
+    /// The most memory that the counts take, bytes.
+    pub const MOST_BYTES: usize = BINS * size_of::<Counts>();
+
+    /// A live stream of a key with this limit has come from `from` to `to` tokens. O(1) where reports are frequent.
+    pub fn on_progress(&mut self, from: u64, to: u64, limit_tpm: u64) {
         let (first, last) = (bin_of(from), bin_of(to));
         if first < last {
             self.pass(first, last);
         }
-        // By tokens as they come, not as answers end: ten long answers take a minute before one of them does.
-        self.tokens = self.tokens.saturating_add(to.saturating_sub(from));
-        if self.tokens >= limit_tpm.saturating_mul(span.minutes) && self.answers >= Span::FEW {
-            self.halve();
-            self.tokens = 0;
+        for (memory, span) in SPANS.iter().enumerate() {
+            // By tokens as they come, not as answers end: ten long answers take a minute before one of them does.
+            let age = &mut self.ages[memory];
+            age.tokens = age.tokens.saturating_add(to.saturating_sub(from));
+            if age.tokens >= limit_tpm.saturating_mul(span.minutes) && age.answers >= Span::FEW {
+                age.tokens = 0;
+                self.halve(memory);
+            }
         }
-    }
-
-    /// A stream has gone through the bins from `from` to before `to`.
-    fn pass(&mut self, from: usize, to: usize) {
-        // To the end, whatever it finds: several at once.
-        if self.reached[from..to].iter().fold(false, |any, reached| any | (*reached > u16::MAX - ONE)) {
-            self.halve();
-        }
-        for reached in &mut self.reached[from..to] {
-            *reached += ONE;
-        }
-    }
-
-    /// A stream has ended with so many tokens.
-    fn end(&mut self, tokens: u64, span: Span) {
-        let bin = bin_of(tokens);
-        self.pass(bin, bin + 1);
-        // At most what has reached it, so it fits.
-        self.ended[bin] = self.ended[bin].saturating_add(ONE).min(self.reached[bin]);
-        self.answers = self.answers.saturating_add(1);
-        if self.answers >= span.answers {
-            self.halve();
-        }
-    }
-
-    fn halve(&mut self) {
-        for count in self.reached.iter_mut().chain(&mut self.ended) {
-            *count /= 2;
-        }
-        self.answers /= 2;
-    }
-
-    /// The hazard of a bin, of 2^16; the prior counts for `weight` / [`ONE`] answers.
-    fn hazard(&self, bin: usize, prior: &Hazards, weight: u64) -> u64 {
-        let (reached, ended) = (u64::from(self.reached[bin]), u64::from(self.ended[bin]));
-        (ended * WHOLE + u64::from(prior[bin]) * weight) / (reached + weight)
-    }
-}
-
-/// What a key's answers are like, by two memories of different length; the more careful one counts. 672 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Lengths {
-    #[n(0)]
-    short: Memory,
-    #[n(1)]
-    long: Memory,
-}
-
-record!(Lengths { short, long });
-
-impl Default for Lengths {
-    fn default() -> Self {
-        Self { short: Memory::EMPTY, long: Memory::EMPTY }
-    }
-}
-
-impl Lengths {
-    /// A live stream of a key with this limit has come from `from` to `to` tokens. O(1) where reports are frequent.
-    pub fn on_progress(&mut self, from: u64, to: u64, limit_tpm: u64) {
-        self.short.progress(from, to, Span::SHORT, limit_tpm);
-        self.long.progress(from, to, Span::LONG, limit_tpm);
     }
 
     /// A stream of a key with this limit has ended with `to` tokens, last known to have `from`.
     pub fn on_end(&mut self, from: u64, to: u64, limit_tpm: u64) {
         self.on_progress(from, to, limit_tpm);
-        self.short.end(to, Span::SHORT);
-        self.long.end(to, Span::LONG);
+        let bin = bin_of(to);
+        self.pass(bin, bin + 1);
+        for [reached, ended] in self.bins[bin].as_chunks_mut().0 {
+            // At most what has reached it, so it fits.
+            *ended = ended.saturating_add(ONE).min(*reached);
+        }
+        for (memory, span) in SPANS.iter().enumerate() {
+            let age = &mut self.ages[memory];
+            age.answers = age.answers.saturating_add(1);
+            if age.answers >= span.answers {
+                self.halve(memory);
+            }
+        }
+    }
+
+    /// A stream has gone through the bins from `from` to before `to`.
+    fn pass(&mut self, from: usize, to: usize) {
+        // To the end, whatever it finds: several at once. Nearly always none is near.
+        let known = self.bins.get(from..to.min(self.bins.len())).unwrap_or_default();
+        if known.as_flattened().iter().fold(0, |most: u16, count| most.max(*count)) > u16::MAX - ONE {
+            self.halve_full(from, to);
+        }
+        self.know_up_to(to);
+        for bin in &mut self.bins[from..to] {
+            for (count, more) in bin.iter_mut().zip(ANSWER) {
+                *count += more;
+            }
+        }
+    }
+
+    /// Halves the memories of which one of these bins has no room for another answer.
+    #[cold]
+    fn halve_full(&mut self, from: usize, to: usize) {
+        for memory in [SHORT, LONG] {
+            let known = self.bins.get(from..to.min(self.bins.len())).unwrap_or_default();
+            if known.iter().any(|bin| bin[2 * memory] > u16::MAX - ONE) {
+                self.halve(memory);
+            }
+        }
+    }
+
+    /// Makes room for the bins before `to`; for a few more, as the next answer may be longer.
+    fn know_up_to(&mut self, to: usize) {
+        /// Two octaves.
+        const TOGETHER: usize = 8;
+        if to > self.bins.capacity() {
+            self.bins.reserve_exact(to.next_multiple_of(TOGETHER) - self.bins.len());
+        }
+        if to > self.bins.len() {
+            self.bins.resize(to, Counts::default());
+        }
+    }
+
+    fn halve(&mut self, memory: usize) {
+        for bin in &mut self.bins {
+            bin[2 * memory] /= 2;
+            bin[2 * memory + 1] /= 2;
+        }
+        self.ages[memory].answers /= 2;
+        self.forget_unknown();
+    }
+
+    /// The last bin that is kept is one that a memory knows of.
+    fn forget_unknown(&mut self) {
+        let known = self.bins.iter().rposition(|bin| *bin != Counts::default());
+        self.bins.truncate(known.map_or(0, |last| last + 1));
+    }
+
+    fn counts(&self, bin: usize) -> Counts {
+        self.bins.get(bin).copied().unwrap_or_default()
     }
 
     /// What these lengths say to those who know less: the prior of a new key.
@@ -195,7 +224,10 @@ impl Lengths {
     pub fn hazards(&self, prior: &Hazards) -> Hazards {
         /// What the prior's own prior counts for.
         const WEIGHT: u64 = 4 * ONE as u64;
-        core::array::from_fn(|bin| u16::try_from(self.long.hazard(bin, prior, WEIGHT)).unwrap_or(u16::MAX))
+        core::array::from_fn(|bin| {
+            let hazards = hazards_of(self.counts(bin), prior[bin], WEIGHT);
+            u16::try_from(hazards[LONG]).unwrap_or(u16::MAX)
+        })
     }
 
     /// What a stream that has produced `produced` tokens, one in `micros_per_token`, is expected to produce from now on, at
@@ -217,15 +249,16 @@ impl Lengths {
         // In tokens from `start` on.
         let end = most.min(LONGEST_ANSWER - start);
         let first = bin_of(start);
-        let mut streams = [&self.short, &self.long].map(|memory| Streams::at(memory, prior, first, start));
+        let mut streams =
+            hazards_of(self.counts(first), prior[first], Streams::PRIOR).map(|whole| Streams::at(whole, first, start));
         let (mut from, mut mark) = (0, 0);
         for bin in first..BINS {
             if from >= end || streams[0].alive + streams[1].alive == 0 {
                 break;
             }
             if bin > first {
-                streams[0].hazard = self.short.hazard(bin, prior, Streams::PRIOR);
-                streams[1].hazard = self.long.hazard(bin, prior, Streams::PRIOR);
+                let [short, long] = hazards_of(self.counts(bin), prior[bin], Streams::PRIOR);
+                (streams[SHORT].hazard, streams[LONG].hazard) = (short, long);
             }
             let to = (EDGES[bin + 1] - start).min(end);
             let running = streams.each_ref().map(Streams::running);
@@ -272,11 +305,10 @@ impl Streams {
     /// What the prior counts for: a quarter of an answer, so that it speaks only where little else does.
     const PRIOR: u64 = ONE as u64 / 4;
 
-    /// All that came to `start`, which is in `bin`. Streams end evenly within a bin: of those that came to `start`, the share
+    /// All that came to `start`, which is in `bin`, of which this share ends there. Streams end evenly within a bin: of those that came to `start`, the share
     /// that ends before the next.
-    fn at(memory: &Memory, prior: &Hazards, bin: usize, start: u64) -> Self {
+    fn at(whole: u64, bin: usize, start: u64) -> Self {
         let (lower, upper) = (edge(bin), edge(bin + 1));
-        let whole = memory.hazard(bin, prior, Self::PRIOR);
         let survived = WHOLE - whole * (start - lower) / (upper - lower);
         let hazard = (whole * (upper - start) / (upper - lower) * WHOLE / survived.max(1)).min(WHOLE);
         Self { alive: WHOLE, hazard, mean: 0, square: 0 }
@@ -299,6 +331,61 @@ impl Streams {
         if self.alive <= NEGLIGIBLE {
             self.alive = 0;
         }
+    }
+}
+
+/// A memory as it is written down.
+#[derive(Encode, Decode)]
+struct Memory {
+    #[cbor(n(0), with = "crate::record::counts")]
+    reached: [u16; BINS],
+    #[cbor(n(1), with = "crate::record::counts")]
+    ended: [u16; BINS],
+    #[n(2)]
+    answers: u32,
+    #[n(3)]
+    tokens: u64,
+}
+
+/// Both, as they are written down.
+#[derive(Encode, Decode)]
+struct Memories {
+    #[n(0)]
+    short: Memory,
+    #[n(1)]
+    long: Memory,
+}
+
+impl<C> Encode<C> for Lengths {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, ctx: &mut C) -> Result<(), encode::Error<W::Error>> {
+        let memory = |which: usize| {
+            let Age { answers, tokens } = self.ages[which];
+            let of = |count: usize| core::array::from_fn(|bin| self.counts(bin)[count]);
+            Memory { reached: of(2 * which), ended: of(2 * which + 1), answers, tokens }
+        };
+        Memories { short: memory(SHORT), long: memory(LONG) }.encode(e, ctx)
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Lengths {
+    fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
+        let Memories { short, long } = d.decode_with(ctx)?;
+        let age = |memory: &Memory| Age { answers: memory.answers, tokens: memory.tokens };
+        let counts = |bin: usize| [short.reached[bin], short.ended[bin], long.reached[bin], long.ended[bin]];
+        let known = (0..BINS).rfind(|bin| counts(*bin) != Counts::default());
+        let bins = (0..known.map_or(0, |last| last + 1)).map(counts);
+        Ok(Self { bins: bins.collect(), ages: [age(&short), age(&long)] })
+    }
+}
+
+impl Record for Lengths {
+    fn put<'a>(&self, page: Page<'a>) -> Page<'a> {
+        let memories = self.ages.iter().enumerate();
+        memories.fold(page.row(2), |page, (which, age)| {
+            let page = page.row(4).counts(self.bins.iter().map(|bin| bin[2 * which]));
+            let page = page.counts(self.bins.iter().map(|bin| bin[2 * which + 1]));
+            page.number(age.answers.into()).number(age.tokens)
+        })
     }
 }
 

@@ -28,6 +28,11 @@ fn learned(samples: u32, generated: u64) -> Figures {
 const WIDE: Tokens = Tokens::new(u64::MAX, u64::MAX, u64::MAX);
 
 #[test]
+fn a_model_takes_what_is_said() {
+    assert_eq!(size_of::<Model>(), 272);
+}
+
+#[test]
 fn a_key_that_always_does_the_same_is_forecast_exactly() {
     let figures = learned(64, 400).or(&Figures::from_defaults(&ForecastDefaults::default()));
     assert_eq!(figures.ask(&request(1_000, None, None), &WIDE), Tokens::new(1_000, 250, 400));

@@ -106,13 +106,13 @@ impl Page<'_> {
         self.row(2).number(number).row(fields)
     }
 
-    /// As [`super::counts`].
-    pub(crate) fn counts<const N: usize>(self, counts: &[u16; N]) -> Self {
-        const { assert!(2 * N <= PAGE) };
-        let used = super::used(counts);
+    /// As [`super::counts`]; at most a page.
+    #[inline]
+    pub(crate) fn counts(self, mut counts: impl DoubleEndedIterator<Item = u16> + ExactSizeIterator + Clone) -> Self {
+        let used = counts.clone().rposition(|count| count > 0).map_or(0, |last| last + 1);
         let mut page = self.head(kind::BYTES, 2 * used as u64);
         let (pairs, _) = page.room(2 * used).as_chunks_mut::<2>();
-        for (pair, count) in pairs.iter_mut().zip(counts) {
+        for (pair, count) in pairs.iter_mut().zip(&mut counts) {
             *pair = count.to_le_bytes();
         }
         page

@@ -222,7 +222,7 @@ impl KeyState {
 
     /// Whether what is known of this number may have been forgotten early: it may have been settled, or not.
     fn was_forgotten(&self, number: Number) -> bool {
-        self.forgotten.is_some_and(|forgotten| {
+        self.forgotten.as_ref().is_some_and(|forgotten| {
             number.incarnation == forgotten.incarnation && number.sequence <= forgotten.sequence
         })
     }

@@ -127,7 +127,7 @@ impl KeyState {
         }
         let limits = self.limits(rules);
         if self.needs_fallback() {
-            self.prior = *rules.fallback;
+            *self.prior = *rules.fallback;
         }
         let figures = self.expected_figures(rules);
         if let Some((denial, windows)) = hopeless(request, rules, &limits) {

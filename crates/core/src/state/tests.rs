@@ -132,6 +132,11 @@ fn denial(answer: &Answer) -> Option<Denial> {
 }
 
 #[test]
+fn a_key_takes_what_is_said() {
+    assert_eq!(size_of::<KeyState>(), 736);
+}
+
+#[test]
 fn a_burst_within_the_minute_passes_and_the_token_above_it_does_not() {
     let mut key = Key::new(LIMIT);
     key.admit(&request(1_000, 600, 0));

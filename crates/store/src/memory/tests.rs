@@ -16,6 +16,12 @@ mod stall;
 
 const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
+/// What each of a million keys takes in any case: a class of the allocator's sizes.
+#[test]
+fn a_key_in_the_table_takes_a_kilobyte() {
+    assert!(size_of::<Entry>() <= 1_024, "{}", size_of::<Entry>());
+}
+
 /// Runs a future that never waits.
 fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);

@@ -33,8 +33,50 @@ fn near(value: u64, expected: u64, percent: u64) -> bool {
 }
 
 /// What one of the two memories says.
-fn alone(memory: &Memory) -> Lengths {
-    Lengths { short: *memory, long: *memory }
+fn alone(known: &Lengths, memory: usize) -> Lengths {
+    let twice = |bin: &Counts| [bin[2 * memory], bin[2 * memory + 1], bin[2 * memory], bin[2 * memory + 1]];
+    Lengths { bins: known.bins.iter().map(twice).collect(), ages: [known.ages[memory]; 2] }
+}
+
+/// One memory by itself, with all bins from the start: what both together are compared with.
+impl Memory {
+    fn progress(&mut self, from: u64, to: u64, span: Span, limit_tpm: u64) {
+        let (first, last) = (bin_of(from), bin_of(to));
+        if first < last {
+            self.pass(first, last);
+        }
+        self.tokens = self.tokens.saturating_add(to.saturating_sub(from));
+        if self.tokens >= limit_tpm.saturating_mul(span.minutes) && self.answers >= Span::FEW {
+            self.halve();
+            self.tokens = 0;
+        }
+    }
+
+    fn pass(&mut self, from: usize, to: usize) {
+        if self.reached[from..to].iter().any(|reached| *reached > u16::MAX - ONE) {
+            self.halve();
+        }
+        for reached in &mut self.reached[from..to] {
+            *reached += ONE;
+        }
+    }
+
+    fn end(&mut self, tokens: u64, span: Span) {
+        let bin = bin_of(tokens);
+        self.pass(bin, bin + 1);
+        self.ended[bin] = self.ended[bin].saturating_add(ONE).min(self.reached[bin]);
+        self.answers = self.answers.saturating_add(1);
+        if self.answers >= span.answers {
+            self.halve();
+        }
+    }
+
+    fn halve(&mut self) {
+        for count in self.reached.iter_mut().chain(&mut self.ended) {
+            *count /= 2;
+        }
+        self.answers /= 2;
+    }
 }
 
 #[test]
@@ -88,7 +130,7 @@ fn a_course_is_the_mean_of_the_answers_and_its_variance_theirs() {
     let mut random = Random(2);
     let lengths: Vec<u64> = (0..512).map(|_| 50 + random.below(1_000)).collect();
     let known = taught(lengths.iter().copied());
-    let course = alone(&known.long).walk(&hazards_of_mean(500), 0, u64::MAX, &MARKS.map(|seconds| seconds * 40));
+    let course = alone(&known, LONG).walk(&hazards_of_mean(500), 0, u64::MAX, &MARKS.map(|seconds| seconds * 40));
     for (mark, seconds) in MARKS.into_iter().enumerate() {
         let by: Vec<u64> = lengths.iter().map(|length| (*length).min(seconds * 40)).collect();
         let mean = by.iter().sum::<u64>() / by.len() as u64;
@@ -135,7 +177,7 @@ fn rare_long_answers_are_remembered_after_many_short_ones() {
     let known = taught((0..400).map(|index| if index % 40 == 0 && index < 330 { 4_000 } else { 50 }));
     let prior = hazards_of_mean(50);
     let marks = MARKS.map(|seconds| seconds * 40);
-    let forgotten = alone(&known.short).walk(&prior, 0, u64::MAX, &marks).total;
+    let forgotten = alone(&known, SHORT).walk(&prior, 0, u64::MAX, &marks).total;
     let expected = known.course(&prior, 0, u64::MAX, PACE).total;
     assert!(expected > forgotten + 40, "{expected} against {forgotten}");
 }
@@ -148,7 +190,45 @@ fn a_declared_maximum_bounds_what_is_expected_and_reached() {
     assert!(course.produced.iter().all(|produced| *produced <= 10 << Course::DIGITS));
 }
 
+#[test]
+fn lengths_take_what_is_said() {
+    assert_eq!((size_of::<Lengths>(), size_of::<Counts>(), Lengths::MOST_BYTES), (56, 8, 640));
+}
+
 proptest! {
+    /// Some lengths again and again, so that counts come to where they are halved.
+    #[test]
+    fn both_memories_together_are_each_by_itself(
+        seen in prop::collection::vec((0_u64..1 << 22, 0_u64..22, 0_u64..1 << 22, 0_u64..22, any::<bool>(), 1_usize..300), 0..60),
+        limit in (0_u64..1 << 40, 0_u32..40).prop_map(|(limit, less)| limit >> less),
+    ) {
+        let mut known = Lengths::default();
+        let mut memories = SPANS.map(|span| {
+            (Memory { reached: [0; BINS], ended: [0; BINS], answers: 0, tokens: 0 }, span)
+        });
+        for (one, one_less, other, other_less, ends, times) in seen {
+            let (one, other) = (one >> one_less, other >> other_less);
+            let (from, to) = (one.min(other), one.max(other));
+            for _ in 0..times {
+                if ends { known.on_end(from, to, limit) } else { known.on_progress(from, to, limit) }
+                for (memory, span) in &mut memories {
+                    memory.progress(from, to, *span, limit);
+                    if ends { memory.end(to, *span) }
+                }
+            }
+            for (which, (memory, _)) in memories.iter().enumerate() {
+                let of = |count: usize| core::array::from_fn(|bin| known.counts(bin)[count]);
+                prop_assert_eq!(memory.reached, of(2 * which));
+                prop_assert_eq!(memory.ended, of(2 * which + 1));
+                prop_assert_eq!((memory.answers, memory.tokens), (known.ages[which].answers, known.ages[which].tokens));
+            }
+            prop_assert!(known.bins.last().is_none_or(|last| *last != Counts::default()), "none that nobody knows of");
+            let back: Lengths = minicbor::decode(&minicbor::to_vec(&known).expect("it takes everything")).expect("lengths");
+            prop_assert_eq!(&back, &known);
+        }
+        prop_assert!(8 * known.bins.capacity() <= Lengths::MOST_BYTES);
+    }
+
     /// Whatever was seen, a course rises, its variance too, and no count overflows.
     #[test]
     fn courses_rise(

@@ -21,7 +21,7 @@ impl KeyState {
             watch: self.watch,
             denied: Cow::Borrowed(&self.denied),
             issued: Cow::Borrowed(&self.issued),
-            forgotten: self.forgotten,
+            forgotten: self.forgotten.as_deref().copied(),
             ids_good_until: self.ids_good_until,
         };
         let mut out = Vec::new();
