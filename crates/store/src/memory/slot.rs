@@ -114,8 +114,8 @@ impl MemoryStore {
         disk: OnDisk,
         record: Option<&[u8]>,
     ) {
-        /// All keys are looked at within a minute, and not all in one second of it.
-        const PARTS: u128 = 60;
+        /// All keys are looked at within ten minutes, as idle ones are, and not all in one second of them: that wakes them up.
+        const PARTS: u128 = 600;
         let second = Duration::from_secs(u64::try_from(fingerprint % PARTS).unwrap_or(0));
         let due_at = state.next_timer().unwrap_or(Timestamp::MAX).min(now.after(second));
         self.count_restored(&state);
