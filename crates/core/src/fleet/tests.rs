@@ -268,9 +268,7 @@ fn a_law_whose_epoch_is_over_grants_nothing_and_takes_nothing_in() {
     // The first epoch of the tests begins at 960 s and closes at 1,020 s.
     assert!(ledger.set_law(0, law_of(1, START_MS / 60_000, LIMIT)));
     let saw = |settled, denied| {
-        let mut seen = PerWindow::<Seen>::default();
-        seen.prompt = Seen { settled, arrived: 0, denied, pressure: 5 };
-        seen
+        PerWindow::new(Seen { settled, arrived: 0, denied, pressure: 5 }, Seen::default(), Seen::default())
     };
     let ask = |sequence, seen| Report { seen, ..of_prompt(1, sequence, 1_000, &[], 100) };
     let first = report(&mut ledger, 0, &ask(1, saw(30, false)));
@@ -291,9 +289,7 @@ fn a_law_whose_epoch_is_over_grants_nothing_and_takes_nothing_in() {
 fn a_sidecar_that_was_forgotten_adds_only_what_had_not_arrived() {
     let mut ledger = with_limit();
     let saw = |settled, arrived| {
-        let mut seen = PerWindow::<Seen>::default();
-        seen.prompt = Seen { settled, arrived, ..Seen::default() };
-        seen
+        PerWindow::new(Seen { settled, arrived, ..Seen::default() }, Seen::default(), Seen::default())
     };
     let u = |granted: Granted| granted.law.expect("known").law.windows.prompt.u;
     let ask = |sequence, seen| Report { seen, ..of_prompt(1, sequence, 1_000, &[], 0) };
