@@ -68,6 +68,8 @@ impl Bare {
             forecast: &self.forecast,
             pressure: PerWindow::default(),
             incarnation: 1,
+            allotment: None,
+            law_is_shared: false,
         };
         step(state, &rules)
     }

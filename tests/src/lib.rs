@@ -9,6 +9,7 @@
 pub mod bare;
 pub mod crowd;
 pub mod fault_proxy;
+pub mod fleet;
 pub mod gateway;
 pub mod ledger;
 pub mod log;

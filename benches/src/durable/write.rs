@@ -80,6 +80,8 @@ fn key(number: u64, draws: &mut Draws) -> KeyState {
         forecast: &forecast,
         pressure: PerWindow::default(),
         incarnation: 0x1234_5678_9abc_def0,
+        allotment: None,
+        law_is_shared: false,
     };
     let mut now = Timestamp::from_micros(1_700_000_000_000_000 + draws.next() % 60_000_000);
     let mut state = KeyState::new(now, number % 60, &bounds, &fallback);

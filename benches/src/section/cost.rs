@@ -93,6 +93,8 @@ impl HotKey {
             forecast: &self.forecast,
             pressure: PerWindow::default(),
             incarnation: 1,
+            allotment: None,
+            law_is_shared: false,
         };
         step(&mut self.state, &rules, self.now)
     }

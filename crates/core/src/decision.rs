@@ -42,6 +42,8 @@ pub enum Denial {
     Shed,
     /// 503: a bound of tidegate itself is reached.
     Capacity(Bound),
+    /// 503: limits are shared, and what the others have cannot be asked.
+    StoreUnavailable,
     /// 403: nobody configured the account, and unknown accounts are refused.
     UnknownAccount,
     /// 403: an operator refuses the account.
@@ -88,6 +90,7 @@ impl Denial {
             Self::Squeezed => "squeezed",
             Self::Shed => "shed",
             Self::Capacity(_) => "capacity",
+            Self::StoreUnavailable => "store_unavailable",
             Self::UnknownAccount => "unknown_account",
             Self::AccountBlocked => "account_blocked",
         }
@@ -98,7 +101,7 @@ impl Denial {
     pub const fn decision_name(self) -> &'static str {
         match self {
             Self::WindowFull | Self::ExceedsCurrentLimit | Self::NeverFits => "rate_limited",
-            Self::Squeezed | Self::Shed | Self::Capacity(_) => "overloaded",
+            Self::Squeezed | Self::Shed | Self::Capacity(_) | Self::StoreUnavailable => "overloaded",
             Self::UnknownAccount | Self::AccountBlocked => "forbidden",
         }
     }
@@ -108,7 +111,7 @@ impl Denial {
     pub const fn http_status(self) -> u16 {
         match self {
             Self::WindowFull | Self::ExceedsCurrentLimit | Self::NeverFits => 429,
-            Self::Squeezed | Self::Shed | Self::Capacity(_) => 503,
+            Self::Squeezed | Self::Shed | Self::Capacity(_) | Self::StoreUnavailable => 503,
             Self::UnknownAccount | Self::AccountBlocked => 403,
         }
     }
@@ -119,14 +122,14 @@ impl Denial {
     pub const fn is_by_limit(self) -> bool {
         match self {
             Self::WindowFull | Self::ExceedsCurrentLimit | Self::NeverFits | Self::Squeezed | Self::Shed => true,
-            Self::Capacity(_) | Self::UnknownAccount | Self::AccountBlocked => false,
+            Self::Capacity(_) | Self::StoreUnavailable | Self::UnknownAccount | Self::AccountBlocked => false,
         }
     }
 
     /// Whether a client that repeats the request, after the wait if there is one, may hope for another answer.
     #[must_use]
     pub const fn should_retry(self) -> bool {
-        matches!(self, Self::WindowFull | Self::Squeezed | Self::Shed | Self::Capacity(_))
+        matches!(self, Self::WindowFull | Self::Squeezed | Self::Shed | Self::Capacity(_) | Self::StoreUnavailable)
     }
 }
 

@@ -112,6 +112,17 @@ impl ForecastDefaults {
         let most = u128::from(limit_tpm) * u128::from(permille) / 1_000;
         u64::try_from(most).unwrap_or(u64::MAX)
     }
+
+    /// The least limit of which [`ForecastDefaults::most_reach`] is at least `reach`.
+    #[must_use]
+    pub fn least_for(&self, reach: u64, watched: bool) -> u64 {
+        if self.guard_permille == 0 {
+            return 0;
+        }
+        let permille = if watched { self.guard_permille.min(1_000) } else { self.guard_permille };
+        let least = (u128::from(reach) * 1_000).div_ceil(u128::from(permille));
+        u64::try_from(least).unwrap_or(u64::MAX)
+    }
 }
 
 /// What settled requests did: means that forget, in integers. 24 bytes.

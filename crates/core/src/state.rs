@@ -31,6 +31,7 @@ use silence::Looks;
 use touched::Touched;
 use watch::Watch;
 
+mod allotment;
 mod cohort;
 mod denied;
 mod end;
@@ -49,6 +50,7 @@ mod tests;
 mod touched;
 mod watch;
 
+pub use allotment::{Allotment, Beyond, Short, Sighted};
 pub use end::{Booked, EndError, SettleCounts};
 pub use explain::{Explained, WindowExplained};
 pub use outlook::Outlook;
@@ -73,6 +75,21 @@ pub struct Rules<'a> {
     pub pressure: PerWindow<Reading>,
     /// The process that decides.
     pub incarnation: u64,
+    /// What this process may count of the limits, where others count too; `None` where all of them is its own.
+    pub allotment: Option<Allotment>,
+    /// Whether the law's epochs are closed elsewhere ([`KeyState::follow_law`]): then only bounds and boosts move a limit here.
+    pub law_is_shared: bool,
+}
+
+impl Rules<'_> {
+    /// The same, where nobody is asked any more.
+    fn last_word(&self) -> Self {
+        let allotment = self.allotment.map(|allotment| match allotment.beyond {
+            Beyond::Ask => Allotment { beyond: Beyond::Deny, ..allotment },
+            Beyond::Deny | Beyond::Unavailable => allotment,
+        });
+        Self { allotment, ..*self }
+    }
 }
 
 /// Whether a key may be forgotten (contract C14).
@@ -221,15 +238,16 @@ impl KeyState {
         self.look(rules);
         let limits = self.limits(rules);
         let effective = effective(&limits, tier, rules);
-        let used = self.used();
+        let (used, elsewhere) = (self.used(), Allotment::elsewhere(rules.allotment.as_ref()));
+        let here = Allotment::at_most(rules.allotment.as_ref(), &effective);
         PerWindow::from_fn(|window| WindowStatus {
             limit_tpm: limits[window],
             effective_limit_tpm: effective[window],
             floor_tpm: rules.bounds[window].floor_tpm(),
             ceiling_tpm: rules.bounds[window].ceiling_tpm(),
-            used_tokens: used[window],
+            used_tokens: used[window].saturating_add(elsewhere[window]),
             held_tokens: if window == Window::Generated { self.holds.held() } else { 0 },
-            remaining_tokens: self.room(window, effective[window], rules).unwrap_or(0),
+            remaining_tokens: self.room(window, here[window], rules).unwrap_or(0),
             reset_after: match window {
                 Window::Prompt => self.prompt.reset_after(0, self.now),
                 Window::UncachedPrompt => self.prompt.reset_after(1, self.now),
@@ -294,7 +312,9 @@ impl KeyState {
     pub fn retention(&self, rules: &Rules<'_>) -> Retention {
         let limits = self.limits(rules);
         let raised = Window::ALL.into_iter().any(|window| limits[window] > rules.bounds[window].floor_tpm());
-        if raised || !self.live.is_empty() || !self.prompt.is_empty() || !self.generated.is_empty() {
+        // A shared law is kept elsewhere: it may be asked for again.
+        let keeps_limit = raised && !rules.law_is_shared;
+        if keeps_limit || !self.live.is_empty() || !self.prompt.is_empty() || !self.generated.is_empty() {
             Retention::Needed
         } else if self.now <= self.ids_good_until
             || self.remembered() > 0

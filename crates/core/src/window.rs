@@ -67,6 +67,11 @@ impl<T> PerWindow<T> {
         PerWindow { prompt: f(self.prompt), uncached_prompt: f(self.uncached_prompt), generated: f(self.generated) }
     }
 
+    /// `f(value, other)` for each window.
+    pub fn map_with<O, U>(&self, other: &PerWindow<O>, mut f: impl FnMut(&T, &O) -> U) -> PerWindow<U> {
+        PerWindow::from_fn(|window| f(&self[window], &other[window]))
+    }
+
     /// Window and value, in the order of [`Window::ALL`].
     pub fn iter(&self) -> impl Iterator<Item = (Window, &T)> {
         Window::ALL.into_iter().map(|window| (window, &self[window]))

@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tidegate_store::{DiskStats, Store};
+use tidegate_store::{DiskStats, FleetStats, Store};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -34,7 +34,8 @@ impl Background {
     /// The system's: no thread is left.
     pub(crate) fn spawn<S: Store>(store: Arc<S>, clock: Clock, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (stop, stopped) = channel();
-        let (mut watch, mut degraded, mut ticks) = (Watch::default(), Degraded::default(), 0_u32);
+        let (mut watch, mut degraded, mut shared, mut ticks) =
+            (Watch::default(), Degraded::default(), Shared::default(), 0_u32);
         let mut tick = move || {
             if clock.ticks() {
                 store.on_tick(clock.now());
@@ -42,8 +43,15 @@ impl Background {
             metrics.on_tick();
             ticks = (ticks + 1) % TICKS_PER_LOOK;
             if ticks == 0 {
-                if let Some(disk) = store.stats().disk {
+                let stats = store.stats();
+                if let Some(disk) = stats.disk {
                     degraded.look(&disk);
+                }
+                if let Some(fleet) = stats.fleet {
+                    shared.look(&fleet);
+                    if !fleet.answers {
+                        metrics.on_degraded_second();
+                    }
                 }
                 watch.on_look(&store.deployments(clock.now(), MOST_WATCHED));
             }
@@ -79,6 +87,45 @@ impl Degraded {
             (false, false) | (true, true) => {}
         }
         self.0 = disk.degraded;
+    }
+}
+
+/// What of the shared store was logged last.
+#[derive(Debug, Default)]
+struct Shared {
+    is_away: bool,
+    lost: u64,
+    warnings: Vec<String>,
+    differences: Vec<String>,
+}
+
+impl Shared {
+    /// Logs each change, once.
+    fn look(&mut self, fleet: &FleetStats) {
+        match (self.is_away, fleet.answers) {
+            (false, false) => {
+                let failure = fleet.failure.as_deref().unwrap_or("it does not answer");
+                tracing::warn!(failure, "degraded: store; leases that run decide, and then the degrade mode");
+            }
+            (true, true) => tracing::info!(sidecars = fleet.sidecars, "no longer degraded: store"),
+            (true, false) | (false, true) => {}
+        }
+        self.is_away = !fleet.answers;
+        if fleet.lost > self.lost {
+            tracing::warn!(
+                slots = fleet.lost - self.lost,
+                "data of the shared store were lost: what is known here is said again, and nothing is granted for 5 s"
+            );
+            self.lost = fleet.lost;
+        }
+        if fleet.warnings != self.warnings {
+            fleet.warnings.iter().for_each(|warning| tracing::warn!("store: {warning}"));
+            self.warnings.clone_from(&fleet.warnings);
+        }
+        if fleet.differences != self.differences {
+            fleet.differences.iter().for_each(|difference| tracing::warn!("policy: {difference}"));
+            self.differences.clone_from(&fleet.differences);
+        }
     }
 }
 

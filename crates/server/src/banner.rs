@@ -8,6 +8,8 @@ use tidegate_core::law::level::STEPS_PER_OCTAVE;
 use tidegate_core::law::{LawParams, MaxStep};
 use tidegate_core::policy::{DEFAULT_PROFILE, Enforcement, Policy};
 
+use tidegate_store::fleet::{Degrade, FleetSettings, StoreMode};
+
 use crate::config::{Address, ProcessSettings};
 use crate::listen::{Listener, Listeners};
 
@@ -60,6 +62,8 @@ pub(crate) enum Kept {
     InMemory,
     /// In a directory that had so many keys and live reservations.
     InDirectory { path: PathBuf, keys: u64, reservations: u64 },
+    /// What counts for limits, in a store that others share; the rest nowhere else.
+    Shared(FleetSettings),
 }
 
 impl fmt::Display for Kept {
@@ -68,6 +72,20 @@ impl fmt::Display for Kept {
             Self::InMemory => f.write_str(
                 "memory only: windows, limits and admin writes are lost when the process ends, and the file is policy at each \
                  start; --data-dir DIR keeps them",
+            ),
+            Self::Shared(FleetSettings { address, mode, degrade, .. }) => write!(
+                f,
+                "limits and policy are shared through {address}, {}; while it is away, {}. Admin writes act on all who share it, and its policy \
+                 wins over the file's",
+                match mode {
+                    StoreMode::Leased => "leased",
+                    StoreMode::Strict => "asked for each decision",
+                },
+                match degrade {
+                    Degrade::Share => "each sidecar has its share of every limit",
+                    Degrade::Closed => "nothing is admitted",
+                    Degrade::Open => "each sidecar has the whole of every limit",
+                }
             ),
             Self::InDirectory { path, keys, reservations } => write!(
                 f,
@@ -84,7 +102,9 @@ pub(crate) fn print_notices(settings: &ProcessSettings, policy: &Policy, kept: &
     let bytes = settings.bounds.store.memory_bytes();
     say(&format!("tidegate {}, {} threads", env!("CARGO_PKG_VERSION"), settings.threads));
     say(&kept.to_string());
-    say("limits are per process: two processes admit twice as much");
+    if settings.fleet.is_none() {
+        say("limits are per process: two processes admit twice as much");
+    }
     say(&format!("the configured bounds can take {:.1} GiB of memory", gibibytes(bytes)));
     let tier = policy.default_tier();
     let profile = policy.tiers().get(tier).map(|tier| tier.law_profile.as_str()).filter(|profile| !profile.is_empty());

@@ -5,6 +5,7 @@
 //! page is drawn, so the store knows no metrics.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -16,6 +17,7 @@ use tonic::Code;
 pub(crate) mod catalogue;
 mod decisions;
 mod disk;
+mod fleet;
 mod pressure;
 mod scrapes;
 
@@ -43,6 +45,8 @@ pub struct Metrics {
     ended_late: Counter,
     bounds: [Counter; ServerBound::ALL.len()],
     scrapes: [Counter; ScrapeResult::ALL.len()],
+    /// For which the shared store did not answer.
+    degraded_seconds: AtomicU64,
     on_scrape: OnScrape,
 }
 
@@ -163,6 +167,7 @@ impl Metrics {
             ended_late: ended("late"),
             bounds: ServerBound::ALL.map(|server| bound(server.name())),
             scrapes: ScrapeResult::ALL.map(|result| counter(&catalogue::SCRAPES, one("result", result.name()))),
+            degraded_seconds: AtomicU64::new(0),
             on_scrape: OnScrape {
                 reservations: gauge(&catalogue::RESERVATIONS, Vec::new()),
                 remembered: gauge(&catalogue::REMEMBERED, Vec::new()),
@@ -278,9 +283,17 @@ impl Metrics {
         if let Some(disk) = &stats.disk {
             disk::set(&self.recorder, disk);
         }
+        if let Some(fleet) = &stats.fleet {
+            fleet::set(&self.recorder, fleet, self.degraded_seconds.load(Ordering::Relaxed));
+        }
         let mut page = self.page.render();
         pressure::draw(&mut page, deployments);
         page
+    }
+
+    /// Counts a second in which the shared store did not answer.
+    pub(crate) fn on_degraded_second(&self) {
+        self.degraded_seconds.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Moves recorded samples into their buckets; to be called a few times a second, so that they do not pile up unscraped.

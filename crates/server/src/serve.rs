@@ -12,6 +12,7 @@ use tidegate_core::time::Timestamp;
 use tidegate_proto::convert::TtlRange;
 use tidegate_store::Store;
 use tidegate_store::durable::OpenDirectory;
+use tidegate_store::fleet::{FleetSettings, FleetStore};
 use tidegate_store::memory::MemoryStore;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::unbounded_channel;
@@ -37,6 +38,10 @@ use crate::{logging, services, signals};
 /// get in when those have taken every place.
 const OPERATOR_CONNECTIONS: usize = 64;
 
+/// How long a start waits for the shared store: a new one is silent for 5 s.
+const STORE_START: Duration = Duration::from_secs(7);
+/// How long the last reports to the shared store may take after the drain.
+const LAST_REPORTS: Duration = Duration::from_secs(3);
 /// How long the last batch may take after the drain.
 const LAST_BATCH: Duration = Duration::from_secs(10);
 
@@ -63,9 +68,10 @@ fn try_serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     }
     signals::raise_open_files();
     let listeners = Listeners::bind(&process.listeners)?;
-    match &process.data_dir {
-        Some(path) => serve_durable(listeners, path, &process, &policy, has_file)?,
-        None => {
+    match (&process.fleet, &process.data_dir) {
+        (Some(fleet), _) => serve_fleet(listeners, fleet, &process, policy)?,
+        (None, Some(path)) => serve_durable(listeners, path, &process, &policy, has_file)?,
+        (None, None) => {
             let clock = start_clock(&process, Timestamp::ZERO);
             banner::print_notices(&process, &policy, &banner::Kept::InMemory);
             let store = MemoryStore::new(process.bounds.store, process.forecast, policy)?;
@@ -74,6 +80,24 @@ fn try_serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Serves limits that are shared as `fleet` says.
+fn serve_fleet(
+    listeners: Listeners,
+    fleet: &FleetSettings,
+    process: &ProcessSettings,
+    policy: Policy,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let clock = start_clock(process, Timestamp::ZERO);
+    banner::print_notices(process, &policy, &banner::Kept::Shared(fleet.clone()));
+    let (time, settings) = (clock.clone(), fleet.clone());
+    let now = Arc::new(move || time.now());
+    let store = FleetStore::start(process.bounds.store, process.forecast, policy, settings, now, STORE_START)?;
+    let store = Arc::new(store);
+    let served = run(listeners, clock, Arc::clone(&store), process, banner::print_listening, signals::stop());
+    store.stop(LAST_REPORTS);
+    Ok(served?)
 }
 
 /// Serves from the directory at `path`, and leaves in it all that is to be known.

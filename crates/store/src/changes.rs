@@ -12,7 +12,7 @@ use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Window};
 
 /// Most writes that a log in memory keeps.
-const MOST_CHANGES: usize = 10_000;
+pub(crate) const MOST_CHANGES: usize = 10_000;
 /// About the most memory that they take, in bytes: tiers of a thousand models each are large.
 const MOST_BYTES: usize = 64 << 20;
 /// About the most memory that a page takes, in bytes, unless its only row is larger: it is copied while nobody can write.
@@ -122,6 +122,11 @@ impl ChangeLog {
     #[must_use]
     pub fn first(&self) -> u64 {
         self.kept.front().map_or(self.next(), |(change, _)| change.sequence)
+    }
+
+    /// All that are kept, the oldest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Change> {
+        self.kept.iter().map(|(change, _)| change)
     }
 
     /// The newest write.

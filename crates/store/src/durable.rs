@@ -32,7 +32,6 @@ use crate::{
 };
 
 mod batch;
-mod difference;
 mod directory;
 mod engine;
 mod keys;
@@ -131,7 +130,7 @@ impl OpenDirectory {
         };
         directory.make_known()?;
         let policy = recover::policy(&engine, described)?;
-        let differences = difference::between(described, &policy);
+        let differences = crate::policy_difference::between(described, &policy, "the data directory");
         let (log, first_change) = recover::changes(&engine)?;
         let (note, noted) = directory.newest()?;
         let (last, endings) = recover::endings(&mut engine)?;

@@ -21,13 +21,16 @@ use tidegate_core::window::{PerWindow, Tokens};
 
 mod changes;
 pub mod durable;
+pub mod fleet;
 pub mod memory;
+mod policy_difference;
 pub mod redis;
 pub mod reservation_id;
 mod timers;
 
 pub use changes::{Author, Change, ChangeLog, ChangePage, ChangeQuery};
 pub use durable::DiskStats;
+pub use fleet::FleetStats;
 
 /// The state of every limit key, and the policy that bounds them.
 ///
@@ -291,11 +294,11 @@ pub struct PolicyWritten {
 /// Why a write is not known to be durable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotDurable {
-    /// Ours: the disk takes no writes. Nothing changed; try again.
-    #[error("the data directory takes no writes, and nothing was changed: {0}")]
+    /// Ours: the disk, or the shared store, takes no writes. Nothing changed; try again.
+    #[error("the store takes no writes, and nothing was changed: {0}")]
     Nothing(String),
-    /// Ours: the disk has begun to write it, and has not answered for so long. It may still take effect: read before trying again.
-    #[error("the disk has not answered within {0:?}; the write may still take effect")]
+    /// Ours: the store has begun to write it, and has not answered for so long. It may still take effect: read before trying again.
+    #[error("the store has not answered within {0:?}; the write may still take effect")]
     Perhaps(Duration),
 }
 
@@ -365,4 +368,6 @@ pub struct Stats {
     pub floor_above_ceiling: u64,
     /// What is known of the disk; `None` where there is none.
     pub disk: Option<DiskStats>,
+    /// What is known of the shared store; `None` where there is none.
+    pub fleet: Option<FleetStats>,
 }

@@ -25,7 +25,7 @@ use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens};
 
 use crate::durable::layout::Endings;
-use crate::reservation_id::ChecksumKey;
+use crate::reservation_id::{ChecksumKey, ChecksumKeys};
 use crate::timers::{Fingerprint, Timers};
 use crate::{
     Author, Booked, ChangeLog, ChangePage, ChangeQuery, DeploymentPressure, EndError, KeyExplained, ListPage,
@@ -39,6 +39,7 @@ pub(crate) mod entry;
 mod evict;
 mod explain;
 pub(crate) mod marks;
+pub(crate) mod part;
 mod pressure;
 mod read;
 mod reserve;
@@ -166,8 +167,10 @@ pub struct MemoryStore {
     bounds: MemoryBounds,
     forecast: ForecastDefaults,
     defaults: Prior,
+    /// Whether the law's epochs are closed elsewhere.
+    pub(crate) law_is_shared: bool,
     fingerprint_key: [u8; 16],
-    checksum_key: ChecksumKey,
+    pub(crate) checksum_keys: ArcSwap<ChecksumKeys>,
     pub(crate) incarnation: u64,
     /// Processes before this one that were killed.
     pub(crate) endings: Endings,
@@ -215,8 +218,9 @@ impl MemoryStore {
             bounds,
             forecast,
             defaults: Prior::from_defaults(&forecast),
+            law_is_shared: false,
             fingerprint_key,
-            checksum_key,
+            checksum_keys: ArcSwap::from_pointee(ChecksumKeys::from(checksum_key)),
             incarnation: getrandom::u64()?,
             next_sequence: AtomicU64::new(1),
             next_shadow: AtomicU64::new(1),
@@ -241,6 +245,11 @@ impl MemoryStore {
             hasher.write_u8(0);
         }
         hasher.finish128().as_u128()
+    }
+
+    /// What is bounded.
+    pub(crate) const fn bounds(&self) -> &MemoryBounds {
+        &self.bounds
     }
 
     /// Keys in the table.
@@ -387,6 +396,7 @@ impl Store for MemoryStore {
             forgotten_early: count(&self.forgotten_early),
             floor_above_ceiling: count(&self.floor_above_ceiling),
             disk: None,
+            fleet: None,
         }
     }
 }

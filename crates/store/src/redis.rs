@@ -21,6 +21,24 @@ pub const LAW: &str = include_str!("redis/law.lua");
 /// was found lost, the last two as [`named`]; answers the life and its age in milliseconds.
 pub const LIFE: &str = include_str!("redis/life.lua");
 
+/// Notes a sidecar among those that there are. One key: [`SIDECARS_KEY`]. Arguments: incarnation, as [`named`], and for how many
+/// milliseconds it counts without being noted again, 0: no longer. Answers how many there are.
+pub const SIDECARS: &str = include_str!("redis/sidecars.lua");
+
+/// Writes the policy of the fleet. Two keys: [`POLICY_KEY`] and [`CHANGES_KEY`]; its arguments and answer are said there.
+pub const POLICY: &str = include_str!("redis/policy.lua");
+
+/// Where the policy is, and the audit log.
+pub const POLICY_KEY: &str = "tidegate:{fleet}:policy";
+/// See [`POLICY_KEY`].
+pub const CHANGES_KEY: &str = "tidegate:{fleet}:changes";
+
+/// Where the sidecars are noted.
+pub const SIDECARS_KEY: &str = "tidegate:{fleet}:sidecars";
+
+/// Where the key of the checksums of reservation ids is kept.
+pub const CHECKSUM_KEY: &str = "tidegate:{fleet}:checksum";
+
 /// In how many slots the keys are kept: what a cluster has to spread, and what one life covers.
 pub const SLOTS: u64 = 64;
 

@@ -41,6 +41,31 @@ impl ChecksumKey {
     }
 }
 
+/// The key with which ids are made, and the one with which they were made before, if that was another.
+#[derive(Clone, Copy)]
+pub(crate) struct ChecksumKeys {
+    pub(crate) newest: ChecksumKey,
+    before: Option<ChecksumKey>,
+}
+
+impl From<ChecksumKey> for ChecksumKeys {
+    fn from(newest: ChecksumKey) -> Self {
+        Self { newest, before: None }
+    }
+}
+
+impl ChecksumKeys {
+    /// With another key from now on; ids made with this one stay good.
+    pub(crate) fn followed_by(&self, newest: ChecksumKey) -> Self {
+        if newest.0 == self.newest.0 { *self } else { Self { newest, before: Some(self.newest) } }
+    }
+
+    /// What `id` says, if it was made with one of them.
+    pub(crate) fn decode(&self, id: &str) -> Option<(LimitKey, Ticket)> {
+        decode(&self.newest, id).or_else(|| self.before.as_ref().and_then(|before| decode(before, id)))
+    }
+}
+
 /// The id of `ticket`, a reservation of `key`.
 #[must_use]
 pub fn encode(secret: &ChecksumKey, key: KeyRef<'_>, ticket: &Ticket) -> String {

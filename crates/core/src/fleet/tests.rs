@@ -248,6 +248,19 @@ fn what_leaves_within_a_lease_may_be_used_again_and_counts_for_a_minute_after_it
 }
 
 #[test]
+fn what_leaves_in_the_second_in_which_a_lease_ends_may_have_been_used_again() {
+    let mut ledger = with_limit();
+    // It leaves somewhere within the second, perhaps before the lease ends.
+    report(&mut ledger, 0, &of_prompt(1, 1, 400, &[(0, 600), (30, 100)], 300));
+    let counted = |ledger: &mut Ledger, sequence, now_ms| {
+        report(ledger, now_ms, &of_prompt(2, sequence, 1, &[], 0)).elsewhere.prompt
+    };
+    assert_eq!(counted(&mut ledger, 1, 1_000), 1_000);
+    assert_eq!(counted(&mut ledger, 2, 60_399), 900);
+    assert_eq!(counted(&mut ledger, 3, 60_400), 0);
+}
+
+#[test]
 fn without_a_law_nothing_is_granted_and_who_wrote_first_wins() {
     let mut ledger = Ledger::default();
     let granted = report(&mut ledger, 0, &of_prompt(1, 1, 1_000, &[(5, 70)], 100));
@@ -267,8 +280,9 @@ fn a_law_whose_epoch_is_over_grants_nothing_and_takes_nothing_in() {
     let mut ledger = Ledger::default();
     // The first epoch of the tests begins at 960 s and closes at 1,020 s.
     assert!(ledger.set_law(0, law_of(1, START_MS / 60_000, LIMIT)));
-    let saw = |settled, denied| {
-        PerWindow::new(Seen { settled, arrived: 0, denied, pressure: 5 }, Seen::default(), Seen::default())
+    let saw = |settled, denied| PerWindow {
+        prompt: Seen { settled, arrived: 0, denied, pressure: 5 },
+        ..PerWindow::default()
     };
     let ask = |sequence, seen| Report { seen, ..of_prompt(1, sequence, 1_000, &[], 100) };
     let first = report(&mut ledger, 0, &ask(1, saw(30, false)));
@@ -288,9 +302,8 @@ fn a_law_whose_epoch_is_over_grants_nothing_and_takes_nothing_in() {
 #[test]
 fn a_sidecar_that_was_forgotten_adds_only_what_had_not_arrived() {
     let mut ledger = with_limit();
-    let saw = |settled, arrived| {
-        PerWindow::new(Seen { settled, arrived, ..Seen::default() }, Seen::default(), Seen::default())
-    };
+    let saw =
+        |settled, arrived| PerWindow { prompt: Seen { settled, arrived, ..Seen::default() }, ..PerWindow::default() };
     let u = |granted: Granted| granted.law.expect("known").law.windows.prompt.u;
     let ask = |sequence, seen| Report { seen, ..of_prompt(1, sequence, 1_000, &[], 0) };
     assert_eq!(u(report(&mut ledger, 0, &ask(1, saw(70, 0)))), 70);

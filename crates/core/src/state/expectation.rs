@@ -87,6 +87,14 @@ impl KeyState {
 
     /// The largest ask that fits; `None` where not even nothing does.
     pub(super) fn generated_room(&self, limit_tpm: u64, forecast: &ForecastDefaults) -> Option<u64> {
+        let room = limit_tpm.checked_sub(self.generated_peak(forecast))?;
+        let most = self.most_reach(limit_tpm, forecast);
+        let reach = most.saturating_sub(self.holds.reach());
+        Some(if reach >= most / FEWEST_STREAMS { room } else { room.min(reach) })
+    }
+
+    /// The most at any instant of the coming minute, the margin included; no more than what is charged and was declared.
+    pub(super) fn generated_peak(&self, forecast: &ForecastDefaults) -> u64 {
         let charged = self.generated.sum();
         let mut peak = charged;
         if !self.holds.is_empty() {
@@ -123,10 +131,7 @@ impl KeyState {
             });
         }
         // What declared maxima rule out needs no margin.
-        let room = limit_tpm.checked_sub(peak.min(charged.saturating_add(self.holds.most())))?;
-        let most = self.most_reach(limit_tpm, forecast);
-        let reach = most.saturating_sub(self.holds.reach());
-        Some(if reach >= most / FEWEST_STREAMS { room } else { room.min(reach) })
+        peak.min(charged.saturating_add(self.holds.most()))
     }
 
     /// The first instant from `from` on at which the ask fits and stays within the limit for a minute, if nothing else is
@@ -211,6 +216,11 @@ impl KeyState {
     /// What a stream that may produce `most` tokens counts for in the guard.
     pub(super) fn stream_reach(&self, most: u64, micros_per_token: u64, limit_tpm: u64, rules: &Rules<'_>) -> u64 {
         forecast::reach(micros_per_token).min(most).min(self.most_reach(limit_tpm, rules.forecast) / FEWEST_STREAMS)
+    }
+
+    /// The least limit whose guard lets streams be that could produce `reach` within a minute.
+    pub(super) fn least_for(&self, reach: u64, forecast: &ForecastDefaults) -> u64 {
+        forecast.least_for(reach, self.watch.is_on(self.now))
     }
 
     /// The guard: what the live streams may be able to produce within a minute.

@@ -42,8 +42,16 @@ impl KeyState {
     /// Moves the law to `self.now`, and takes note of the limits that moved. Within an epoch that costs three comparisons.
     pub(super) fn move_law(&mut self, rules: &Rules<'_>) {
         let (now, phase) = (self.now, self.phase_seconds);
-        let advance = |law: &mut Law| law.advance_boosted(now, phase, rules.bounds, rules.law, rules.boosts);
-        let epoch = law::epoch_at(now, phase);
+        let epoch = if rules.law_is_shared { self.law.epoch } else { law::epoch_at(now, phase) };
+        let advance = |law: &mut Law| {
+            if rules.law_is_shared {
+                law.advance(epoch, rules.bounds, rules.law);
+                let lifts = rules.boosts.lifts().iter().filter(|lift| lift.expires_at > now);
+                lifts.for_each(|lift| law.boost(lift.window, lift.limit_tpm, &rules.bounds[lift.window]));
+            } else {
+                law.advance_boosted(now, phase, rules.bounds, rules.law, rules.boosts);
+            }
+        };
         if rules.boosts.lifts().is_empty() && self.law.is_at(epoch, rules.bounds, rules.law) {
             // Nearly always, and much cheaper.
             return;

@@ -25,7 +25,8 @@ impl Falls {
 impl KeyState {
     /// The most that each window will count at any instant of the coming minute, as of the last [`KeyState::advance`] and if
     /// nothing else is admitted, by when it leaves: [`crate::fleet::Report::needs`]. Output that is expected counts with the
-    /// safety margin of the sum, but for no more than the requests declared: what is not needed is the room of a decision. At most 62 falls of a window.
+    /// safety margin of the sum, but for no more than the requests declared: what is not needed is the room of a decision.
+    /// Where the guard asks for more than that, so much counts. At most 62 falls of a window.
     #[must_use]
     pub fn needs(&self, forecast: &ForecastDefaults) -> PerWindow<Vec<(u32, u64)>> {
         let [mut prompt, mut uncached] = [Falls::default(), Falls::default()];
@@ -60,6 +61,9 @@ impl KeyState {
         for (index, (second, peak)) in peaks.iter().enumerate() {
             falls.add(*second, peak - peaks.get(index + 1).map_or(0, |(_, next)| *next));
         }
+        // Nobody says when streams end that go on for longer than any before.
+        let guard = self.least_for(self.holds.reach(), forecast);
+        falls.add(u32::try_from(WINDOW.as_secs()).unwrap_or(u32::MAX), guard.saturating_sub(most));
         falls.0
     }
 

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use core::time::Duration;
 
+use super::allotment::{Allotment, Short};
 use super::expectation::{GeneratedAsk, most_of};
 use super::touched::Item;
 use super::{Forget, KeyState, KnownRequest, Rules};
@@ -57,24 +58,26 @@ impl Refused {
 struct Judgement {
     outcome: Result<Allowed, Refused>,
     binding: PerWindow<bool>,
+    /// Whether it is none yet.
+    short: Option<Short>,
 }
 
 impl Judgement {
     fn refused(denial: Denial, wish: Wish, binding: PerWindow<bool>) -> Self {
-        Self { outcome: Err(Refused { denial, wish }), binding }
+        Self { outcome: Err(Refused { denial, wish }), binding, short: None }
     }
 }
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wish {
-    ask: Tokens,
+pub(super) struct Wish {
+    pub(super) ask: Tokens,
     /// Generated tokens that it could produce within a minute.
     reach: u64,
 }
 
 impl Wish {
-    const fn generated(&self) -> GeneratedAsk {
+    pub(super) const fn generated(&self) -> GeneratedAsk {
         GeneratedAsk { tokens: self.ask.generated, reach: self.reach }
     }
 }
@@ -86,6 +89,8 @@ impl KeyState {
     /// `number` draws the reservation's number, or says which bound of the process is reached. It is called last, so that a
     /// bound never hides a limit (C10).
     ///
+    /// An allotment is the last word here, also where it says that somebody is to be asked.
+    ///
     /// # Errors
     /// [`RequestIdTaken`], and nothing changed.
     pub fn reserve(
@@ -95,8 +100,28 @@ impl KeyState {
         reserve: &Reserve<'_, '_>,
         number: impl FnOnce() -> Result<Number, Bound>,
     ) -> Result<Answer, RequestIdTaken> {
+        let rules = &rules.last_word();
         let judgement = self.judge(now, rules, reserve, number)?;
         Ok(self.answer(judgement, reserve.request, rules))
+    }
+
+    /// As [`KeyState::reserve`]; where the allotment is too small and somebody is to be asked first, [`Short`], and the law hears
+    /// of nothing.
+    ///
+    /// # Errors
+    /// As [`KeyState::reserve`].
+    pub fn try_reserve(
+        &mut self,
+        now: Timestamp,
+        rules: &Rules<'_>,
+        reserve: &Reserve<'_, '_>,
+        number: impl FnOnce() -> Result<Number, Bound>,
+    ) -> Result<Result<Answer, Short>, RequestIdTaken> {
+        let judgement = self.judge(now, rules, reserve, number)?;
+        Ok(match judgement.short {
+            Some(short) => Err(short),
+            None => Ok(self.answer(judgement, reserve.request, rules)),
+        })
     }
 
     /// As [`KeyState::reserve`], for callers that publish neither windows nor waits: looking at them costs as much as deciding.
@@ -110,7 +135,7 @@ impl KeyState {
         reserve: &Reserve<'_, '_>,
         number: impl FnOnce() -> Result<Number, Bound>,
     ) -> Result<Result<Allowed, Refused>, RequestIdTaken> {
-        self.judge(now, rules, reserve, number).map(|judgement| judgement.outcome)
+        self.judge(now, &rules.last_word(), reserve, number).map(|judgement| judgement.outcome)
     }
 
     fn judge(
@@ -137,11 +162,22 @@ impl KeyState {
         // The account's own limits first: above them it is a 429, whatever the deployment says (C10).
         let own = self.wish(request, &figures, &limits, rules);
         let effective = super::effective(&limits, request.service_tier, rules);
-        if !self.has_room_for_all(own.generated(), effective.generated) {
+        let allotment = rules.allotment.as_ref();
+        let here = Allotment::of(allotment, &limits);
+        if !self.has_room_for_all(own.generated(), effective.generated.min(here.generated)) {
             self.look(rules);
         }
-        let full = self.full(&own, &limits, rules);
+        let full = self.full(&own, &here, rules);
         if full != PerWindow::default() {
+            let beyond = allotment.filter(|_| self.full(&own, &limits, rules) == PerWindow::default());
+            match beyond.map_or(Some(Denial::WindowFull), |allotment| allotment.beyond.denial()) {
+                Some(Denial::WindowFull) => {}
+                Some(denial) => return Ok(Judgement::refused(denial, own, full)),
+                None => {
+                    let short = Some(self.short(&own, &full, &here, rules));
+                    return Ok(Judgement { short, ..Judgement::refused(Denial::WindowFull, own, full) });
+                }
+            }
             for (window, _) in full.iter().filter(|(_, full)| **full) {
                 self.law.on_denied(window, own.ask[window], &rules.bounds[window]);
             }
@@ -164,7 +200,7 @@ impl KeyState {
                 self.admit(number, reserve, wish.ask, held, pace);
                 let allowed =
                     Allowed { number, reserved: wish.ask, admitted_at: self.now, ttl: request.ttl, replayed: false };
-                Ok(Judgement { outcome: Ok(allowed), binding: PerWindow::default() })
+                Ok(Judgement { outcome: Ok(allowed), binding: PerWindow::default(), short: None })
             }
             Err(bound) => Ok(self.refusal(rules, request, bound)),
         }
@@ -232,7 +268,7 @@ impl KeyState {
             ttl: live.ttl,
             replayed: true,
         };
-        Ok(Judgement { outcome: Ok(allowed), binding: PerWindow::default() })
+        Ok(Judgement { outcome: Ok(allowed), binding: PerWindow::default(), short: None })
     }
 
     fn answer(&mut self, judgement: Judgement, request: &Request<'_>, rules: &Rules<'_>) -> Answer {
@@ -257,10 +293,16 @@ impl KeyState {
         rules: &Rules<'_>,
     ) -> Option<Duration> {
         match denial {
+            Denial::WindowFull if rules.allotment.is_some() => {
+                let limits = self.limits(rules);
+                let alone = self.full(wish, &limits, rules) != PerWindow::default();
+                let wait = if alone { self.wait(wish, &limits, rules) } else { Duration::ZERO };
+                Some(wait.max(self.wait_for_allotment(wish, &limits, rules)))
+            }
             Denial::WindowFull => Some(self.wait(wish, &self.limits(rules), rules)),
             Denial::ExceedsCurrentLimit => Some(self.next_epoch()),
             Denial::Squeezed | Denial::Shed => Some(self.overloaded_wait(request, windows, rules)),
-            Denial::Capacity(_) => Some(self.spread(request)),
+            Denial::Capacity(_) | Denial::StoreUnavailable => Some(self.spread(request)),
             Denial::NeverFits | Denial::UnknownAccount | Denial::AccountBlocked => None,
         }
     }
@@ -291,8 +333,11 @@ impl KeyState {
         if rules.pressure == PerWindow::default() {
             return None;
         }
+        let elsewhere = Allotment::elsewhere(rules.allotment.as_ref());
         if effective != limits {
-            let squeezed = self.full(wish, effective, rules);
+            // What the others have counts as well; as far as it is known here, they are squeezed alike.
+            let here = Tokens::from_fn(|window| effective[window].saturating_sub(elsewhere[window]));
+            let squeezed = self.full(wish, &here, rules);
             if squeezed != PerWindow::default() {
                 return Some((Denial::Squeezed, squeezed));
             }
@@ -300,7 +345,7 @@ impl KeyState {
         let [prompt, uncached] = self.prompt.sum();
         let carried = Tokens::new(prompt, uncached, self.generated.sum().saturating_add(self.holds.held()));
         let shed = PerWindow::from_fn(|window| {
-            let tokens = carried[window].saturating_add(wish.ask[window]);
+            let tokens = carried[window].saturating_add(elsewhere[window]).saturating_add(wish.ask[window]);
             rules.pressure[window].sheds(tokens, &rules.bounds[window], request.service_tier)
         });
         (shed != PerWindow::default()).then_some((Denial::Shed, shed))
@@ -342,7 +387,7 @@ impl KeyState {
 
     /// How long until the ask fits (contract C12): holds run as forecast, the limits stay, nothing else is admitted. At most
     /// 60 s.
-    fn wait(&self, wish: &Wish, limits: &Tokens, rules: &Rules<'_>) -> Duration {
+    pub(super) fn wait(&self, wish: &Wish, limits: &Tokens, rules: &Rules<'_>) -> Duration {
         let room = |window: Window| limits[window].saturating_sub(wish.ask[window]);
         let prompt = self.prompt.wait_until_at_most(0, room(Window::Prompt), self.now);
         let uncached = self.prompt.wait_until_at_most(1, room(Window::UncachedPrompt), self.now);

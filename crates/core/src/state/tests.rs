@@ -9,6 +9,7 @@ use crate::key::KeyRef;
 use crate::reservation::{MEMORY, Ticket};
 use crate::window::{Tokens, WINDOW};
 
+mod allotment;
 mod expectation;
 mod explain;
 mod ledger;
@@ -32,6 +33,8 @@ struct Key {
     forecast: ForecastDefaults,
     fallback: Prior,
     pressure: PerWindow<Reading>,
+    allotment: Option<Allotment>,
+    law_is_shared: bool,
     now: u64,
     next: u64,
 }
@@ -47,7 +50,8 @@ impl Key {
         let fallback = Prior::from_defaults(&forecast);
         let state = KeyState::new(at(0), 0, &bounds, &fallback);
         let pressure = PerWindow::default();
-        Self { state, bounds, law: LawParams::DEFAULT, forecast, fallback, pressure, now: 0, next: 1 }
+        let (law, allotment, law_is_shared) = (LawParams::DEFAULT, None, false);
+        Self { state, bounds, law, forecast, fallback, pressure, allotment, law_is_shared, now: 0, next: 1 }
     }
 
     fn call<T>(&mut self, step: impl FnOnce(&mut KeyState, Timestamp, &Rules<'_>) -> T) -> T {
@@ -59,6 +63,8 @@ impl Key {
             forecast: &self.forecast,
             pressure: self.pressure,
             incarnation: INCARNATION,
+            allotment: self.allotment,
+            law_is_shared: self.law_is_shared,
         };
         step(&mut self.state, at(self.now), &rules)
     }

@@ -91,7 +91,7 @@ pub const fn settle_outcome(outcome: SettleOutcome) -> v1::SettleOutcome {
 const fn decision(denial: Denial) -> v1::Decision {
     match denial {
         Denial::WindowFull | Denial::ExceedsCurrentLimit | Denial::NeverFits => v1::Decision::RateLimited,
-        Denial::Squeezed | Denial::Shed | Denial::Capacity(_) => v1::Decision::Overloaded,
+        Denial::Squeezed | Denial::Shed | Denial::Capacity(_) | Denial::StoreUnavailable => v1::Decision::Overloaded,
         Denial::UnknownAccount | Denial::AccountBlocked => v1::Decision::Forbidden,
     }
 }
@@ -104,6 +104,7 @@ const fn reason(denial: Denial) -> v1::DenyReason {
         Denial::Squeezed => v1::DenyReason::Squeezed,
         Denial::Shed => v1::DenyReason::Shed,
         Denial::Capacity(_) => v1::DenyReason::Capacity,
+        Denial::StoreUnavailable => v1::DenyReason::StoreUnavailable,
         Denial::UnknownAccount => v1::DenyReason::UnknownAccount,
         Denial::AccountBlocked => v1::DenyReason::AccountBlocked,
     }

@@ -237,6 +237,7 @@ fn every_denial_has_its_decision_reason_and_status() {
         (Denial::Squeezed, D::Overloaded, R::Squeezed, 503),
         (Denial::Shed, D::Overloaded, R::Shed, 503),
         (Denial::Capacity(Bound::Keys), D::Overloaded, R::Capacity, 503),
+        (Denial::StoreUnavailable, D::Overloaded, R::StoreUnavailable, 503),
         (Denial::UnknownAccount, D::Forbidden, R::UnknownAccount, 403),
         (Denial::AccountBlocked, D::Forbidden, R::AccountBlocked, 403),
     ] {

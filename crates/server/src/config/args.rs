@@ -43,9 +43,16 @@ pub struct ServeArgs {
     #[arg(long, value_name = "on|shadow")]
     pub enforcement: Option<String>,
 
-    /// Where processes share state; `memory`, each by itself, is the one store there is [env: TIDEGATE_STORE] [default: memory]
-    #[arg(long, value_name = "STORE")]
+    /// Where processes share limits: `memory`, each has them for itself; or the address of a Redis or Valkey:
+    /// redis://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...], redis+cluster://..., redis+sentinel://.../NAME, unix:PATH. A password is
+    /// seen by whoever may list processes: better give it in the variable [env: TIDEGATE_STORE] [default: memory]
+    #[arg(long, value_name = "memory|URL", help_heading = "Shared limits")]
     pub store: Option<String>,
+
+    /// When a shared store is asked: for what the next moments need, or for each decision [env: TIDEGATE_STORE_MODE]
+    /// [default: leased]
+    #[arg(long, value_name = "leased|strict", help_heading = "Shared limits")]
+    pub store_mode: Option<String>,
 
     /// Keep state and admin writes in this directory, across restarts and crashes; it is made where it does not exist
     /// [env: TIDEGATE_DATA_DIR] [default: off, memory only]

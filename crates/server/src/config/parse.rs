@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tidegate_core::headers::HeaderUnit;
 use tidegate_core::policy::Enforcement;
+use tidegate_store::fleet::{Degrade, NoAddress, StoreAddress, StoreMode};
 use tracing_subscriber::EnvFilter;
 
 use super::amount::{parse_duration, parse_tokens};
@@ -80,11 +81,25 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-pub(super) fn store(text: &str) -> Result<(), String> {
-    // Whatever follows the scheme may hold a password: it is never printed.
-    match text.split_once(':').map_or(text, |(scheme, _)| scheme) {
-        "memory" => Ok(()),
-        scheme => Err(format!("there is no store `{scheme}` yet; write memory")),
+/// `memory`, or where the shared store is. Whatever is wrong with it may be a password: it is never printed.
+pub(super) fn store(text: &str) -> Result<Option<StoreAddress>, String> {
+    if text == "memory" { Ok(None) } else { text.parse().map(Some).map_err(|error: NoAddress| error.to_string()) }
+}
+
+pub(super) fn store_mode(text: &str) -> Result<StoreMode, String> {
+    match text {
+        "leased" => Ok(StoreMode::Leased),
+        "strict" => Ok(StoreMode::Strict),
+        _ => Err(format!("`{text}` is neither leased nor strict")),
+    }
+}
+
+pub(super) fn degrade(text: &str) -> Result<Degrade, String> {
+    match text {
+        "share" => Ok(Degrade::Share),
+        "closed" => Ok(Degrade::Closed),
+        "open" => Ok(Degrade::Open),
+        _ => Err(format!("`{text}` is neither share nor closed nor open")),
     }
 }
 

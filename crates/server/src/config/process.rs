@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tidegate_core::MAX_TOKENS;
 use tidegate_core::forecast::ForecastDefaults;
+use tidegate_store::fleet::{FleetSettings, StoreMode};
 use tidegate_store::memory::MemoryBounds;
 
 use super::args::ServeArgs;
 use super::parse::{
-    HOUR, address, boolean, count, directory, duration, header_unit, log_filter, log_format, message_bytes, mode,
-    off_or, permille, size, socket_path, store, tcp, threads,
+    HOUR, address, boolean, count, degrade, directory, duration, header_unit, log_filter, log_format, message_bytes,
+    mode, off_or, permille, size, socket_path, store, store_mode, tcp, threads,
 };
 use super::scrape;
 use super::section::Section;
@@ -22,8 +23,11 @@ const MOST: u32 = u32::MAX;
 /// The settings of the process. Where one is wrong, it is noted in `from.problems` and has its default here.
 pub(super) fn read(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<'_>) -> ProcessSettings {
     let default = ProcessSettings::default();
-    from.setting("store", args.store.as_ref(), (root, "store"), (), store);
+    let fleet = fleet(args, root, from);
     let data_dir = from.setting("data-dir", args.data_dir.as_ref(), (root, "data_dir"), None, off_or(directory));
+    if fleet.is_some() && data_dir.is_some() {
+        from.problems.add("data_dir", "is for a process by itself: where limits are shared, the store keeps them");
+    }
     let threads = from.setting("threads", args.threads.as_ref(), (root, "threads"), default.threads, threads);
     let drain = duration(Duration::ZERO..=HOUR);
     let drain = from.setting("drain", args.drain.as_ref(), (root, "drain"), default.drain, drain);
@@ -41,6 +45,7 @@ pub(super) fn read(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<
     }
     ProcessSettings {
         listeners,
+        fleet,
         data_dir,
         insecure_admin,
         threads,
@@ -55,6 +60,32 @@ pub(super) fn read(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<
             count(0..=MOST.into())(text).map_err(|error| from.problems.add("--test-clock", error)).ok()
         }),
     }
+}
+
+/// `store = "redis://..."`, or a table of that name with more to say.
+fn fleet(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<'_>) -> Option<FleetSettings> {
+    let (flag, mode) = (args.store.as_ref(), args.store_mode.as_ref());
+    let mut table =
+        if root.has_table("store") { Section::of(root, "store", &mut from.problems) } else { Section::root(None) };
+    let address = if root.has_table("store") {
+        from.setting("store", flag, (&mut table, "url"), None, store)
+    } else {
+        from.setting("store", flag, (root, "store"), None, store)
+    };
+    let mode = from.setting("store-mode", mode, (&mut table, "mode"), StoreMode::default(), store_mode);
+    let problems = &mut from.problems;
+    let timeout = table.parsed("timeout", problems, duration(Duration::from_millis(1)..=Duration::from_secs(1)));
+    let degrade = table.parsed("degrade", problems, degrade);
+    let expected_sidecars = table.parsed("expected_sidecars", problems, count(0..=MOST.into()));
+    table.finish(problems);
+    let default = FleetSettings::at(address?);
+    Some(FleetSettings {
+        mode,
+        timeout: timeout.unwrap_or(default.timeout),
+        degrade: degrade.unwrap_or(default.degrade),
+        expected_sidecars: expected_sidecars.unwrap_or(default.expected_sidecars),
+        ..default
+    })
 }
 
 fn listeners(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<'_>) -> ListenerSettings {

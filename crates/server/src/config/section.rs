@@ -55,6 +55,11 @@ impl<'a> Section<'a> {
         &self.path
     }
 
+    /// Whether `key` is a table.
+    pub(super) fn has_table(&self, key: &str) -> bool {
+        self.table.and_then(|table| table.get(key)).is_some_and(Value::is_table)
+    }
+
     /// Whether there is no `key`.
     pub(super) fn lacks(&self, key: &str) -> bool {
         self.table.is_none_or(|table| !table.contains_key(key))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tidegate_core::forecast::ForecastDefaults;
 use tidegate_core::headers::HeaderUnit;
+use tidegate_store::fleet::FleetSettings;
 use tidegate_store::memory::MemoryBounds;
 
 use super::scrape::ScrapeTarget;
@@ -132,6 +133,8 @@ impl Default for Logging {
 pub struct ProcessSettings {
     /// Which addresses are served.
     pub listeners: ListenerSettings,
+    /// With whom limits are shared, and how; default nobody.
+    pub fleet: Option<FleetSettings>,
     /// Where state and admin writes are kept; default nowhere: memory only.
     pub data_dir: Option<PathBuf>,
     /// Whether an admin address that strangers reach is accepted; default no.
@@ -159,6 +162,7 @@ impl Default for ProcessSettings {
     fn default() -> Self {
         Self {
             listeners: ListenerSettings::default(),
+            fleet: None,
             data_dir: None,
             insecure_admin: false,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),

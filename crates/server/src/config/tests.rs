@@ -161,13 +161,13 @@ fn mistakes_name_the_flag_or_variable_they_stand_in() {
     let args = ServeArgs { drain: Some("soon".to_owned()), ..ServeArgs::default() };
     let environment = |name: &str| match name {
         "TIDEGATE_HTTP_LISTEN" => Some("7439".to_owned()),
-        "TIDEGATE_STORE" => Some("redis://user:secret@host".to_owned()),
+        "TIDEGATE_STORE" => Some("redis://user:secret@host:port".to_owned()),
         _ => None,
     };
     let problems = load_with(&args, &environment).expect_err("wrong").to_string();
     assert!(problems.contains("--drain: `soon` is not an amount"), "{problems}");
     assert!(problems.contains("TIDEGATE_HTTP_LISTEN: `7439` is not an address"), "{problems}");
-    assert!(problems.contains("TIDEGATE_STORE: there is no store `redis` yet"), "{problems}");
+    assert!(problems.contains("TIDEGATE_STORE: names no server"), "{problems}");
     assert!(!problems.contains("secret"), "{problems}");
 }
 

@@ -95,7 +95,7 @@ metrics! {
     READY = Gauge "tidegate_ready" in "0 or 1" by []:
         "1 while decisions are being answered; 0 before, and from SIGTERM on";
     DEGRADED = Gauge "tidegate_degraded" in "0 or 1" by ["part"]:
-        "1 while a part that decisions do not wait for is not as it should be. disk: what is on disk is more than 2 s old, or the last attempt to write failed";
+        "1 while a part that decisions do not wait for is not as it should be. disk: what is on disk is more than 2 s old, or the last attempt to write failed. store: the shared store does not answer";
     DURABLE_AT = Gauge "tidegate_durable_at_seconds" in "seconds since 1970" by []:
         "Everything up to this instant survives a kill -9. Only with --data-dir, as all rows of the disk";
     DISK_LATE = Gauge "tidegate_disk_late_seconds" in "seconds" by []:
@@ -112,6 +112,30 @@ metrics! {
         "Bytes that the data directory takes";
     DISK_FAILURES = Counter "tidegate_disk_failures_total" in "attempts" by []:
         "Attempts to write that came to nothing; what was in them is written with a later one";
+    SIDECARS = Gauge "tidegate_store_sidecars" in "sidecars" by []:
+        "Sidecars that the shared store saw within 10 s, as of its last answer. Only with a shared store, as all rows of the store";
+    LEASES = Gauge "tidegate_store_leases" in "limit keys" by []:
+        "Keys of which this sidecar has a lease, or had one in the last minutes";
+    STORE_CALLS = Counter "tidegate_store_calls_total" in "calls" by []:
+        "Reports to the shared store that were answered; each asks for a lease or gives one back";
+    STORE_SECONDS = Gauge "tidegate_store_call_seconds" in "seconds" by []:
+        "How long a report takes, there and back: a mean that forgets, of the last 16 or so";
+    STORE_FAILURES = Counter "tidegate_store_failures_total" in "failures" by []:
+        "Connections to the shared store refused or broken, answers that did not come within a second, and errors";
+    STORE_TIMEOUTS = Counter "tidegate_store_timeouts_total" in "decisions" by []:
+        "Decisions that waited for the shared store in vain; the degrade mode made them";
+    STORE_QUEUE_FULL = Counter "tidegate_store_queue_full_total" in "decisions" by []:
+        "Decisions that found too many waiting for the shared store; the degrade mode made them";
+    STORE_DECISIONS = Counter "tidegate_store_decisions_total" in "decisions" by ["by"]:
+        "Decisions by what decided: a lease, or the degrade mode (with what is left of a lease)";
+    STORE_DEGRADED_SECONDS = Counter "tidegate_store_degraded_seconds_total" in "seconds" by []:
+        "Time for which the shared store did not answer, as seen once a second";
+    STORE_TOKENS = Counter "tidegate_store_tokens_total" in "tokens" by ["window", "kind"]:
+        "Tokens granted by the shared store, admitted, and those of the latter that were admitted while it was away. Leases are efficient where granted is little more than admitted";
+    STORE_OVER = Gauge "tidegate_store_most_over_tokens" in "tokens" by []:
+        "The most by which the fleet was seen to count more than a limit, since the start: debts, limits that fell, and what was admitted while the store was away";
+    STORE_LOST = Counter "tidegate_store_data_lost_total" in "losses" by []:
+        "Times that data of the shared store were found lost, one for each of its 64 slots; nothing is granted for 5 s then";
     INSECURE_ADMIN = Gauge "tidegate_insecure_admin" in "0 or 1" by []:
         "1 where the admin API was opened to the network with --insecure-admin";
     BUILD_INFO = Gauge "tidegate_build_info" in "1" by ["version"]:

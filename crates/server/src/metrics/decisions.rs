@@ -24,6 +24,7 @@ struct Answers {
     allow: Counter,
     by_limit: ByLimit,
     capacity: Counter,
+    store_unavailable: Counter,
     unknown_account: Counter,
     account_blocked: Counter,
 }
@@ -68,6 +69,7 @@ impl Decisions {
             Denial::Squeezed => answers.by_limit.squeezed.of(answer),
             Denial::Shed => answers.by_limit.shed.of(answer),
             Denial::Capacity(_) => &answers.capacity,
+            Denial::StoreUnavailable => &answers.store_unavailable,
             Denial::UnknownAccount => &answers.unknown_account,
             Denial::AccountBlocked => &answers.account_blocked,
         }
@@ -103,7 +105,9 @@ impl ShadowDecisions {
             Denial::NeverFits => &by_limit.never_fits,
             Denial::Squeezed => &by_limit.squeezed,
             Denial::Shed => &by_limit.shed,
-            Denial::Capacity(_) | Denial::UnknownAccount | Denial::AccountBlocked => return None,
+            Denial::Capacity(_) | Denial::StoreUnavailable | Denial::UnknownAccount | Denial::AccountBlocked => {
+                return None;
+            }
         };
         Some(of_window.of(answer))
     }
@@ -117,6 +121,7 @@ impl Answers {
             by_limit: ByLimit::register(tier, counter),
             // Which bound it was is in `tidegate_bound_reached_total`.
             capacity: denied(Denial::Capacity(tidegate_core::decision::Bound::Keys)),
+            store_unavailable: denied(Denial::StoreUnavailable),
             unknown_account: denied(Denial::UnknownAccount),
             account_blocked: denied(Denial::AccountBlocked),
         }

@@ -6,7 +6,7 @@ use tidegate_core::law::Bounds;
 use tidegate_core::pressure::Deployment;
 use tidegate_core::reservation::Number;
 use tidegate_core::time::Timestamp;
-use tidegate_store::DiskStats;
+use tidegate_store::{DiskStats, FleetStats};
 
 use super::*;
 
@@ -16,7 +16,8 @@ fn metrics() -> Metrics {
 
 fn drawn(metrics: &Metrics) -> String {
     let disk = DiskStats { durable_at: Timestamp::from_seconds(1_700_000_000), degraded: true, ..DiskStats::default() };
-    metrics.draw(&Stats { disk: Some(disk), ..Stats::default() }, &[], Now::default())
+    let stats = Stats { disk: Some(disk), fleet: Some(FleetStats::default()), ..Stats::default() };
+    metrics.draw(&stats, &[], Now::default())
 }
 
 fn denied(denial: Denial, binding: &[Window]) -> Answer {

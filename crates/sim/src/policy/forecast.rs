@@ -147,6 +147,8 @@ impl<'a> Forecast<'a> {
             forecast: self.world.forecast,
             pressure: around.pressure,
             incarnation: INCARNATION,
+            allotment: None,
+            law_is_shared: false,
         }
     }
 }

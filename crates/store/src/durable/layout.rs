@@ -2,14 +2,16 @@
 //!
 //! Records are CBOR, by the numbers of the fields; the core's are described in `tidegate_core::record`.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use minicbor::{Decode, Decoder, Encode, decode};
 use tidegate_core::key::{KeyRef, LimitKey};
-use tidegate_core::policy::{Boost, Scope, Written};
+use tidegate_core::policy::{Boost, Policy, Scope, Written};
 use tidegate_core::state::Restored;
 use tidegate_core::time::Timestamp;
 
+use crate::Change;
 use crate::memory::marks::OnDisk;
 use crate::timers::Fingerprint;
 
@@ -102,6 +104,19 @@ pub(crate) fn place_of(entry: &Written) -> Vec<u8> {
 
 pub(crate) fn place_of_boost(scope: &Scope) -> Vec<u8> {
     encoded(&(4_u8, &scope.account, &scope.model, &scope.variant))
+}
+
+/// What a write of policy changes of its entries, by their places; `None` where one is gone.
+pub(crate) fn entry_writes(old: &Policy, new: &Policy, change: &Change) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    let written = match (&change.before, &change.after) {
+        (_, Some(entry)) => Some((place_of(entry), Some(encoded(entry)))),
+        (Some(entry), None) => Some((place_of(entry), None)),
+        (None, None) => None,
+    };
+    // A boost puts those that ended long ago out.
+    let left: BTreeMap<_, ()> = new.boosts().map(|boost| (&boost.scope, ())).collect();
+    let ended = old.boosts().filter(|boost| !left.contains_key(&boost.scope));
+    written.into_iter().chain(ended.map(|boost| (place_of_boost(&boost.scope), None))).collect()
 }
 
 /// `record` as it is on disk.

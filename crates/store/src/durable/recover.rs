@@ -338,15 +338,11 @@ fn put_policy(policy: &Policy, batch: &mut Batch) {
 pub(super) fn policy_writes(old: &Policy, new: &Policy, change: &Change, gone: Range<u64>) -> Batch {
     let mut batch = Batch::default();
     batch.put(Table::Meta, place::POLICY, |out| encode_to(&new.head(), out));
-    match (&change.before, &change.after) {
-        (_, Some(entry)) => batch.put(Table::Policy, &layout::place_of(entry), |out| encode_to(entry, out)),
-        (Some(entry), None) => batch.remove(Table::Policy, &layout::place_of(entry)),
-        (None, None) => {}
-    }
-    // A boost puts those that ended long ago out.
-    let left: BTreeMap<_, ()> = new.boosts().map(|boost| (&boost.scope, ())).collect();
-    for boost in old.boosts().filter(|boost| !left.contains_key(&boost.scope)) {
-        batch.remove(Table::Policy, &layout::place_of_boost(&boost.scope));
+    for (place, record) in layout::entry_writes(old, new, change) {
+        match record {
+            Some(record) => batch.put(Table::Policy, &place, |out| out.extend_from_slice(&record)),
+            None => batch.remove(Table::Policy, &place),
+        }
     }
     change_writes(change, gone, &mut batch);
     batch

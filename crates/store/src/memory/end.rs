@@ -7,7 +7,7 @@ use tidegate_core::state::{self, KeyState, Rules};
 use tidegate_core::time::Timestamp;
 
 use super::{KnownModel, MemoryStore, shadow};
-use crate::{Booked, EndError, reservation_id};
+use crate::{Booked, EndError};
 
 /// Most models whose figures are kept for the forecast; requests of others fall back on the defaults. Accounts that nobody
 /// configured bring in at most half of them.
@@ -21,7 +21,7 @@ impl MemoryStore {
         id: &str,
         step: impl FnOnce(&mut KeyState, &Rules<'_>, &Ticket) -> Result<T, state::EndError>,
     ) -> Result<(T, LimitKey, bool), EndError> {
-        let (key, ticket) = reservation_id::decode(&self.checksum_key, id).ok_or(EndError::Forged)?;
+        let (key, ticket) = self.checksum_keys.load().decode(id).ok_or(EndError::Forged)?;
         if shadow::reserved_nothing(&ticket) {
             return Err(EndError::NothingReserved);
         }
@@ -30,6 +30,10 @@ impl MemoryStore {
             Some(entry) => entry,
             // A process that was killed may have admitted it in its last moments, and with it the key is lost.
             None if self.endings.may_have_lost(ticket.number.incarnation, ticket.admitted_at) => {
+                self.key_anew(now, fingerprint, key.as_ref())
+            }
+            // Another sidecar admitted it. Here nothing of it is known: what was used is charged once, and late (C6).
+            None if self.law_is_shared && ticket.number.incarnation != self.incarnation => {
                 self.key_anew(now, fingerprint, key.as_ref())
             }
             // It was evicted, with all that it remembered.

@@ -115,6 +115,8 @@ impl MemoryStore {
             forecast: &self.forecast,
             pressure,
             incarnation: self.incarnation,
+            allotment: None,
+            law_is_shared: self.law_is_shared,
         }
     }
 
@@ -169,6 +171,14 @@ impl MemoryStore {
             }
             entry.resolved = resolved;
             entry.revision = policy.revision();
+        }
+    }
+
+    /// Each key takes over what the policy says at its next call, also where that is no newer than the one it has seen.
+    pub(crate) fn look_at_policy_again(&self) {
+        for mut slot in self.keys.iter_mut() {
+            let entry = slot.value_mut().awake(self);
+            (entry.revision, entry.resolved.valid_until) = (0, Timestamp::ZERO);
         }
     }
 

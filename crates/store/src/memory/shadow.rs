@@ -36,6 +36,6 @@ impl MemoryStore {
             ttl: request.ttl,
             reserved: Tokens::default(),
         };
-        reservation_id::encode(&self.checksum_key, request.key, &ticket)
+        reservation_id::encode(&self.checksum_keys.load().newest, request.key, &ticket)
     }
 }

@@ -7,8 +7,9 @@ use tidegate_core::policy::{Account, Model, Override, Policy, Tier, Written};
 /// Most differences that are named one by one.
 const MOST: usize = 100;
 
-/// One line for each entry that the two have otherwise, in their order by name. Boosts are in no file.
-pub(super) fn between(file: &Policy, stored: &Policy) -> Vec<String> {
+/// One line for each entry that the two have otherwise, in their order by name; `store` is where the policy in force is, for people.
+/// Boosts are in no file.
+pub(crate) fn between(file: &Policy, stored: &Policy, store: &str) -> Vec<String> {
     let by_title = |policy: &Policy| -> BTreeMap<String, Written> {
         let entries = policy.entries().filter(|entry| !matches!(entry, Written::Boost(_)));
         entries.map(|entry| (entry.title(), without_revision(entry))).collect()
@@ -18,14 +19,14 @@ pub(super) fn between(file: &Policy, stored: &Policy) -> Vec<String> {
     let (in_file, in_store) = (file.enforcement().enforcement, stored.enforcement().enforcement);
     if in_file != in_store {
         lines.push(format!(
-            "enforcement is {} by flag, environment or file, and {} in the data directory, which holds",
+            "enforcement is {} by flag, environment or file, and {} in {store}, which holds",
             in_file.name(),
             in_store.name()
         ));
     }
     if file.default_tier() != stored.default_tier() {
         lines.push(format!(
-            "default_tier is {:?} in the file, which the data directory has no tier of; {:?} stays",
+            "default_tier is {:?} in the file, which {store} has no tier of; {:?} stays",
             file.default_tier(),
             stored.default_tier()
         ));
@@ -33,12 +34,12 @@ pub(super) fn between(file: &Policy, stored: &Policy) -> Vec<String> {
     for (title, entry) in &file_entries {
         match stored_entries.get(title) {
             Some(stored) if stored == entry => {}
-            Some(_) => lines.push(format!("{title} is otherwise in the file; what the data directory has holds")),
-            None => lines.push(format!("{title} is in the file and not in the data directory; it does not apply")),
+            Some(_) => lines.push(format!("{title} is otherwise in the file; what {store} has holds")),
+            None => lines.push(format!("{title} is in the file and not in {store}; it does not apply")),
         }
     }
     for title in stored_entries.keys().filter(|title| !file_entries.contains_key(*title)) {
-        lines.push(format!("{title} is in the data directory and not in the file; it applies"));
+        lines.push(format!("{title} is in {store} and not in the file; it applies"));
     }
     if lines.len() > MOST {
         let more = lines.len() - MOST;

@@ -1,0 +1,539 @@
+//! The store that a fleet shares: each sidecar decides in its own memory, under what the shared ledger allots to it.
+//!
+//! Decisions are those of [`MemoryStore`]. What it may count of each limit is leased from a ledger on Redis or Valkey
+//! (`crate::redis`): most decisions are local; one that does not fit the lease waits for one call, and no longer than
+//! [`FleetSettings::timeout`]. `docs/decisions/0011-fleet-by-allotments.md` has the design, `docs/operations.md` what an operator
+//! should know.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::future::Future;
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tidegate_core::ask::Request;
+use tidegate_core::decision::{SettleOutcome, WindowStatus};
+use tidegate_core::forecast::ForecastDefaults;
+use tidegate_core::key::KeyRef;
+use tidegate_core::policy::{Policy, PolicyWrite};
+use tidegate_core::pressure::Report;
+use tidegate_core::state::{Beyond, SettleCounts, Short};
+use tidegate_core::time::Timestamp;
+use tidegate_core::window::{PerWindow, Tokens};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::durable::Now;
+use crate::memory::part::Part;
+use crate::memory::{Fingerprinted, MemoryBounds, MemoryStore};
+use crate::redis::{SLOTS, slot};
+use crate::timers::Fingerprint;
+use crate::{
+    Author, Booked, ChangePage, ChangeQuery, DeploymentPressure, EndError, KeyExplained, ListPage, ListQuery,
+    NotDurable, PolicyError, PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
+};
+
+mod address;
+mod clerk;
+mod desk;
+mod lease;
+mod link;
+mod policy;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+pub use address::{NoAddress, StoreAddress};
+pub use stats::FleetStats;
+
+use clerk::Clerk;
+use lease::{Lease, Next};
+use link::Status;
+use policy::{Job, SharedPolicy};
+use stats::Counters;
+
+/// Keys that wait for their report to be made; one more is decided without.
+const MOST_QUEUED: usize = 8_192;
+/// How often one request asks the ledger at most: others may take what was granted.
+const MOST_ATTEMPTS: usize = 4;
+
+/// When the ledger is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreMode {
+    /// For what the next moments need: most decisions are local.
+    #[default]
+    Leased,
+    /// For each decision.
+    Strict,
+}
+
+/// What decides while the ledger does not answer, and no lease runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Degrade {
+    /// Each sidecar has its share of every limit: an N-th, where N is the larger of the sidecars last seen and
+    /// [`FleetSettings::expected_sidecars`]. A sidecar that knows neither behaves as [`Degrade::Closed`].
+    #[default]
+    Share,
+    /// Nothing is admitted: 503.
+    Closed,
+    /// Each sidecar has the whole of every limit for itself.
+    Open,
+}
+
+/// How a sidecar shares limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetSettings {
+    /// Where the ledger is.
+    pub address: StoreAddress,
+    /// When it is asked; default leased.
+    pub mode: StoreMode,
+    /// Longest that a decision waits for it; default 5 ms, 1 ms to 1 s.
+    pub timeout: Duration,
+    /// What decides while it is away; default share.
+    pub degrade: Degrade,
+    /// How many sidecars there are, at least; default 0: not known.
+    pub expected_sidecars: u64,
+}
+
+impl FleetSettings {
+    /// The defaults, with the ledger at `address`.
+    #[must_use]
+    pub fn at(address: StoreAddress) -> Self {
+        Self {
+            address,
+            mode: StoreMode::default(),
+            timeout: Duration::from_millis(5),
+            degrade: Degrade::default(),
+            expected_sidecars: 0,
+        }
+    }
+}
+
+/// What the data of one slot are known to be.
+#[derive(Debug, Default)]
+struct Slot {
+    life: AtomicU64,
+    /// From when on anything is granted, microseconds; `u64::MAX`: the life is not known.
+    ready_at: AtomicU64,
+}
+
+type Leases = DashMap<Fingerprint, Mutex<Lease>, BuildHasherDefault<Fingerprinted>>;
+
+/// What decisions and the clerk share.
+struct Desk {
+    table: MemoryStore,
+    settings: FleetSettings,
+    leases: Leases,
+    due: Mutex<BinaryHeap<Reverse<(Timestamp, Fingerprint)>>>,
+    queue: mpsc::Sender<Fingerprint>,
+    slots: Vec<Slot>,
+    status: Status,
+    /// Sidecars last seen.
+    sidecars: AtomicU64,
+    now: Now,
+    counters: Counters,
+    policy: SharedPolicy,
+}
+
+/// The store that a fleet shares.
+pub struct FleetStore {
+    desk: Arc<Desk>,
+    clerk: Clerk,
+}
+
+/// What the clerk is told to do.
+struct Orders {
+    /// Keys whose reports are to be made.
+    keys: mpsc::Receiver<Fingerprint>,
+    /// Writes of policy.
+    writes: mpsc::Receiver<Job>,
+}
+
+/// What became of one attempt to decide.
+enum Attempt {
+    Decided(Box<Reserved>),
+    Wait(oneshot::Receiver<()>),
+}
+
+/// What is known of the ledger at an attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ledger {
+    /// It is to be asked where a lease is too small.
+    Asked,
+    /// It was, and had no more.
+    HasNoMore,
+    /// It does not answer.
+    Away,
+}
+
+impl FleetStore {
+    /// An empty store that shares its limits and its policy as `settings` say, at the time of `now`. `policy` is the file's: an
+    /// empty ledger begins with it, and it decides until another one is found. Waits for the ledger for a
+    /// while (`patience`), so that its first decision finds it; where it does not answer by then, [`Degrade`] decides.
+    ///
+    /// # Errors
+    /// The system's: it has no randomness or no thread to give; or the address is none that can be opened.
+    pub fn start(
+        bounds: MemoryBounds,
+        forecast: ForecastDefaults,
+        policy: Policy,
+        settings: FleetSettings,
+        now: Now,
+        patience: Duration,
+    ) -> std::io::Result<Self> {
+        let opener = settings.address.opener().map_err(|error| std::io::Error::other(link::described(&error)))?;
+        let table = MemoryStore::new(bounds, forecast, policy.clone()).map_err(std::io::Error::other)?;
+        let (desk, orders) = Desk::new(table, policy, settings, now);
+        let desk = Arc::new(desk);
+        let clerk = Clerk::start(Arc::clone(&desk), opener, orders, patience)?;
+        Ok(Self { desk, clerk })
+    }
+
+    /// Tells the ledger what is left, gives back what is not used, and lets go of it. Waits for `patience` at most.
+    pub fn stop(&self, patience: Duration) {
+        self.clerk.stop(patience);
+    }
+
+    async fn decide(&self, now: Timestamp, request: &Request<'_>) -> Result<Reserved, ReserveError> {
+        let key = self.desk.table.of_key(request.key);
+        let (mut now, mut ledger, mut deadline) = (now, Ledger::Asked, None);
+        for attempt in 0.. {
+            if attempt == MOST_ATTEMPTS && ledger == Ledger::Asked {
+                ledger = Ledger::HasNoMore;
+            }
+            let told = match self.desk.attempt(now, key, request, attempt, ledger)? {
+                Attempt::Decided(reserved) => return Ok(*reserved),
+                Attempt::Wait(told) => told,
+            };
+            let until = *deadline.get_or_insert_with(|| soon(self.desk.settings.timeout));
+            if tokio::time::timeout_at(until, told).await.is_err() {
+                self.desk.status.on_slow();
+                self.desk.counters.timeouts.fetch_add(1, Ordering::Relaxed);
+                ledger = Ledger::Away;
+            }
+            now = now.max((self.desk.now)());
+        }
+        unreachable!("the last attempt decides")
+    }
+
+    /// Something was booked on the reservation that `id` names: the ledger is to hear of it.
+    fn on_booked(&self, id: &str) {
+        if let Some(key) = self.desk.table.named_by(id) {
+            self.desk.on_news((self.desk.now)(), key.as_ref());
+        }
+    }
+}
+
+fn soon(after: Duration) -> Instant {
+    Instant::now() + after
+}
+
+impl Desk {
+    /// A desk, and what is to be done for it.
+    fn new(mut table: MemoryStore, described: Policy, settings: FleetSettings, now: Now) -> (Self, Orders) {
+        table.law_is_shared = true;
+        let (queue, keys) = mpsc::channel(MOST_QUEUED);
+        let (policy, writes) = SharedPolicy::new(described);
+        let slot = |_| Slot { life: AtomicU64::new(0), ready_at: AtomicU64::new(u64::MAX) };
+        let desk = Self {
+            table,
+            settings,
+            leases: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), 256),
+            due: Mutex::default(),
+            queue,
+            slots: (0..SLOTS).map(slot).collect(),
+            status: Status::default(),
+            sidecars: AtomicU64::new(0),
+            now,
+            counters: Counters::default(),
+            policy,
+        };
+        (desk, Orders { keys, writes })
+    }
+
+    /// Runs `step` on the key's lease, which is made where there is none. `None` where there are as many as there may be.
+    fn on_lease<T>(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        key: KeyRef<'_>,
+        step: impl FnOnce(&mut Lease) -> T,
+    ) -> Option<T> {
+        if let Some(lease) = self.leases.get(&fingerprint) {
+            return Some(step(&mut lease.lock()));
+        }
+        let most = usize::try_from(self.table.bounds().keys).unwrap_or(usize::MAX);
+        let is_known = self.table.policy().accounts().contains_key(key.account());
+        if self.leases.len() >= if is_known { most } else { most / 2 } && !self.table.has(fingerprint) {
+            return None;
+        }
+        let fresh = || Mutex::new(Lease::new(key.to_owned(), now));
+        let lease = self.leases.entry(fingerprint).or_insert_with(fresh).downgrade();
+        let result = step(&mut lease.lock());
+        Some(result)
+    }
+
+    fn is_ready(&self, now: Timestamp, key: KeyRef<'_>) -> bool {
+        let slot = usize::try_from(slot(key)).unwrap_or(0);
+        self.status.answers() && self.slots[slot].ready_at.load(Ordering::Relaxed) <= now.as_micros()
+    }
+
+    fn attempt(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        request: &Request<'_>,
+        attempt: usize,
+        ledger: Ledger,
+    ) -> Result<Attempt, ReserveError> {
+        let ledger = if self.is_ready(now, request.key) { ledger } else { Ledger::Away };
+        let step = |lease: &mut Lease| self.attempt_under(now, fingerprint, lease, request, attempt, ledger);
+        self.on_lease(now, fingerprint, request.key, step).unwrap_or_else(|| {
+            let nothing = Part::of(Tokens::default(), Tokens::default(), Beyond::Unavailable);
+            self.reserve(now, fingerprint, request, &nothing).map(|reserved| Attempt::Decided(Box::new(reserved)))
+        })
+    }
+
+    /// One attempt, under the lock of the lease: what it allots cannot change meanwhile.
+    fn attempt_under(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        lease: &mut Lease,
+        request: &Request<'_>,
+        attempt: usize,
+        ledger: Ledger,
+    ) -> Result<Attempt, ReserveError> {
+        let every_time = self.settings.mode == StoreMode::Strict;
+        let asks_first = every_time && attempt == 0 && ledger == Ledger::Asked;
+        let allotted = if asks_first { None } else { lease.allotted(now) };
+        let part = self.part(lease, allotted, ledger);
+        let short = match self.table.try_reserve(now, request, fingerprint, Some(&part))? {
+            Ok(reserved) => {
+                self.on_decided(now, fingerprint, lease, &reserved, ledger);
+                return Ok(Attempt::Decided(Box::new(reserved)));
+            }
+            Err(short) => short,
+        };
+        let ledger = match self.next(now, fingerprint, lease, &short, attempt) {
+            Some(Next::Wait(told, _)) => return Ok(Attempt::Wait(told)),
+            Some(Next::Deny) => Ledger::HasNoMore,
+            Some(Next::Full) | None => Ledger::Away,
+        };
+        let part = self.part(lease, lease.allotted(now), ledger);
+        let reserved = self.reserve(now, fingerprint, request, &part)?;
+        self.on_decided(now, fingerprint, lease, &reserved, ledger);
+        Ok(Attempt::Decided(Box::new(reserved)))
+    }
+
+    /// What a request that is short does next; `None`: the ledger cannot be asked.
+    fn next(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        lease: &mut Lease,
+        short: &Short,
+        attempt: usize,
+    ) -> Option<Next> {
+        let every_time = self.settings.mode == StoreMode::Strict;
+        if attempt > 0 && lease.is_exhausted(now, &short.missing) {
+            return Some(Next::Deny);
+        }
+        let next = lease.on_short(now, short, attempt == 0, every_time);
+        if matches!(next, Next::Wait(_, true)) && !self.enqueue(fingerprint, lease) {
+            return None;
+        }
+        Some(next)
+    }
+
+    /// Has the key's report made; `false` where too many wait for theirs.
+    fn enqueue(&self, fingerprint: Fingerprint, lease: &mut Lease) -> bool {
+        if self.queue.try_send(fingerprint).is_ok() {
+            return true;
+        }
+        self.counters.queue_full.fetch_add(1, Ordering::Relaxed);
+        drop(lease.finish());
+        false
+    }
+
+    fn part(&self, lease: &Lease, allotted: Option<Tokens>, ledger: Ledger) -> Part {
+        let (leased, elsewhere) = (allotted.unwrap_or_default(), lease.elsewhere());
+        let mut part = match (ledger, self.degrade()) {
+            (Ledger::Asked, _) => Part::of(leased, elsewhere, Beyond::Ask),
+            (Ledger::HasNoMore, _) => Part::of(leased, elsewhere, Beyond::Deny),
+            (Ledger::Away, (Degrade::Closed, _)) => Part::of(leased, elsewhere, Beyond::Unavailable),
+            (Ledger::Away, (Degrade::Share, sidecars)) => {
+                Part { share_of: sidecars, ..Part::of(leased, Tokens::default(), Beyond::Deny) }
+            }
+            (Ledger::Away, (Degrade::Open, _)) => {
+                let all = Tokens::new(u64::MAX, u64::MAX, u64::MAX);
+                Part::of(all, Tokens::default(), Beyond::Deny)
+            }
+        };
+        part.law = lease.law.map(|known| known.law);
+        part
+    }
+
+    /// What decides while the ledger is away, and by how many limits are shared then.
+    fn degrade(&self) -> (Degrade, u64) {
+        let sidecars = self.sidecars.load(Ordering::Relaxed).max(self.settings.expected_sidecars);
+        match self.settings.degrade {
+            Degrade::Share if sidecars == 0 => (Degrade::Closed, 0),
+            degrade => (degrade, sidecars),
+        }
+    }
+
+    fn reserve(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        request: &Request<'_>,
+        part: &Part,
+    ) -> Result<Reserved, ReserveError> {
+        let reserved = self.table.try_reserve(now, request, fingerprint, Some(part))?;
+        Ok(reserved.expect("nobody is asked any more"))
+    }
+
+    fn on_decided(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        lease: &mut Lease,
+        reserved: &Reserved,
+        ledger: Ledger,
+    ) {
+        let (ask, admits) = match &reserved.answer.outcome {
+            Ok(allowed) => (&allowed.reserved, true),
+            Err(denied) => (&denied.ask, false),
+        };
+        self.counters.on_decided(admits, ledger == Ledger::Away, ask);
+        if ledger == Ledger::Away {
+            if admits && let Some(at) = lease.on_news(now) {
+                self.due.lock().push(Reverse((at, fingerprint)));
+            }
+        } else if lease.on_decided(now, ask) {
+            self.enqueue(fingerprint, lease);
+        }
+    }
+
+    /// What the key has has changed without a decision.
+    fn on_news(&self, now: Timestamp, key: KeyRef<'_>) {
+        let fingerprint = self.table.of_key(key);
+        if let Some(Some(at)) = self.on_lease(now, fingerprint, key, |lease| lease.on_news(now)) {
+            self.due.lock().push(Reverse((at, fingerprint)));
+        }
+    }
+}
+
+impl Store for FleetStore {
+    fn check_and_reserve(
+        &self,
+        now: Timestamp,
+        request: &Request<'_>,
+    ) -> impl Future<Output = Result<Reserved, ReserveError>> + Send {
+        self.decide(now, request)
+    }
+
+    async fn report_progress(
+        &self,
+        now: Timestamp,
+        reservation_id: &str,
+        generated_tokens: u64,
+    ) -> Result<Booked, EndError> {
+        let booked = self.desk.table.report_progress(now, reservation_id, generated_tokens).await?;
+        self.on_booked(reservation_id);
+        Ok(booked)
+    }
+
+    async fn settle(&self, now: Timestamp, reservation_id: &str, counts: SettleCounts) -> Result<Booked, EndError> {
+        let booked = self.desk.table.settle(now, reservation_id, counts).await?;
+        self.on_booked(reservation_id);
+        Ok(booked)
+    }
+
+    async fn release(&self, now: Timestamp, reservation_id: &str) -> Result<SettleOutcome, EndError> {
+        let outcome = self.desk.table.release(now, reservation_id).await?;
+        self.on_booked(reservation_id);
+        Ok(outcome)
+    }
+
+    async fn limits(&self, now: Timestamp, key: KeyRef<'_>) -> PerWindow<WindowStatus> {
+        let desk = &self.desk;
+        let part = match desk.leases.get(&desk.table.of_key(key)) {
+            Some(lease) => {
+                let lease = lease.lock();
+                let ledger = if desk.is_ready(now, key) { Ledger::HasNoMore } else { Ledger::Away };
+                desk.part(&lease, lease.allotted(now), ledger)
+            }
+            None => Part::of(Tokens::default(), Tokens::default(), Beyond::Ask),
+        };
+        desk.table.windows_of_part(now, key, &part)
+    }
+
+    fn explain_limit(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = KeyExplained> + Send {
+        self.desk.table.explain_limit(now, key)
+    }
+
+    fn list_limits(&self, now: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send {
+        self.desk.table.list_limits(now, query)
+    }
+
+    fn report_pressure(
+        &self,
+        now: Timestamp,
+        report: &Report<'_>,
+    ) -> impl Future<Output = Result<(), ReportError>> + Send {
+        self.desk.table.report_pressure(now, report)
+    }
+
+    fn deployments(&self, now: Timestamp, most: usize) -> Vec<DeploymentPressure> {
+        self.desk.table.deployments(now, most)
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        self.desk.table.policy()
+    }
+
+    /// In the shared store first, and then here; the other sidecars look for it a few times a second.
+    fn write_policy(
+        &self,
+        now: Timestamp,
+        write: PolicyWrite,
+        author: Author,
+        dry_run: bool,
+    ) -> impl Future<Output = Result<PolicyWritten, PolicyError>> + Send {
+        self.desk.write_policy(now, write, author, dry_run)
+    }
+
+    /// Refused, but for a dry run: the fleet's law would not hear of it.
+    async fn reset_limit(
+        &self,
+        now: Timestamp,
+        reset: &Reset,
+        author: Author,
+        dry_run: bool,
+    ) -> Result<Option<ResetDone>, NotDurable> {
+        if !dry_run {
+            return Err(NotDurable::Nothing(
+                "limits are shared, and this version cannot reset a shared one".to_owned(),
+            ));
+        }
+        self.desk.table.reset_limit(now, reset, author, true).await
+    }
+
+    fn changes(&self, query: &ChangeQuery) -> impl Future<Output = ChangePage> + Send {
+        self.desk.table.changes(query)
+    }
+
+    fn on_tick(&self, now: Timestamp) {
+        self.desk.table.on_tick(now);
+    }
+
+    fn stats(&self) -> Stats {
+        Stats { fleet: Some(self.desk.stats()), ..self.desk.table.stats() }
+    }
+}

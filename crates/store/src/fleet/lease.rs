@@ -1,0 +1,417 @@
+//! What a sidecar knows of its share of one key: what it was granted, what it has asked for, how much comes in.
+//!
+//! No clock and no IO: whoever has it tells it the time, and carries its reports.
+//!
+//! A report leaves the sidecar before it knows the answer, and the answer may never come. From the moment a report is made
+//! until a later one is answered, no more is counted on than it said ([`Lease::cap`]): that is allotted whether it arrives or
+//! not.
+
+use std::time::Duration;
+
+use tidegate_core::fleet::{Granted, KnownLaw, Report, Seen};
+use tidegate_core::key::LimitKey;
+use tidegate_core::state::Short;
+use tidegate_core::time::Timestamp;
+use tidegate_core::window::{PerWindow, Tokens, Window};
+use tokio::sync::oneshot;
+
+use crate::memory::part::Account;
+use demand::{Calls, Demand};
+
+mod demand;
+
+/// How long a lease is asked for.
+const LEASE: Duration = Duration::from_millis(400);
+/// The same where others wait: what is not used goes back sooner.
+const LEASE_IN_NEED: Duration = Duration::from_millis(200);
+/// A lease is renewed once this share of it is left, permille.
+const RENEW_BELOW: u32 = 450;
+/// What changes without a decision is told so much later, together with what follows.
+const SETTLED_LATER: Duration = Duration::from_millis(200);
+/// What live streams need is told again at least so often: a report looks ahead for a minute.
+const STREAMS_AGAIN: Duration = Duration::from_secs(20);
+/// What was acknowledged so long ago may have been forgotten by the ledger.
+const SURELY_KNOWN: Duration = Duration::from_secs(30);
+/// A lease of which nobody has heard for so long is forgotten, if its key is.
+const FORGOTTEN: Duration = Duration::from_secs(150);
+/// An answer so old still says whether there was more to have.
+const NEWS: Duration = Duration::from_millis(250);
+/// Requests that wait for one answer; one more is answered without.
+const MOST_WAITERS: usize = 4_096;
+/// Of what is asked for, this part is kept for those who come while a report is on its way.
+const KEPT_SHARE: u64 = 4;
+/// How soon it is tried again what could not be asked because the ledger was asked too often.
+const AGAIN: Duration = Duration::from_millis(60);
+
+/// A sidecar's share of one key.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) key: LimitKey,
+    granted: Option<Grant>,
+    /// No more than this is counted on, while it is not known whether a report has arrived.
+    cap: Option<Tokens>,
+    elsewhere: Tokens,
+    /// Whether others want more than they have.
+    others_wait: bool,
+    /// Windows of which the last answer had less than was wanted.
+    exhausted: PerWindow<bool>,
+    answered_at: Timestamp,
+    pub(super) law: Option<KnownLaw>,
+    sequence: u64,
+    acknowledged: u64,
+    acknowledged_at: Timestamp,
+    /// For the law, since the key was first seen here.
+    seen: PerWindow<Seen>,
+    demand: Demand,
+    /// What requests wait for: the sum of their asks, and how much all of them want to be allotted at least.
+    asked: Tokens,
+    target: Tokens,
+    calls: Calls,
+    /// Whether a report is to be made, or on its way.
+    pub(super) is_asked: bool,
+    waiters: Vec<oneshot::Sender<()>>,
+    /// When the lease is to be looked at, without a call.
+    pub(super) due_at: Timestamp,
+    has_news: bool,
+    /// Whether streams were live when the ledger heard of the key last.
+    has_streams: bool,
+}
+
+/// What was granted, and until when it may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Grant {
+    allotted: Tokens,
+    from: Timestamp,
+    until: Timestamp,
+}
+
+/// A report that was made, until its answer comes.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
+    pub(super) life: u64,
+    pub(super) incarnation: u64,
+    sequence: u64,
+    acknowledged: u64,
+    phase_seconds: u64,
+    pub(super) ttl: Duration,
+    needs: PerWindow<Vec<(u32, u64)>>,
+    wants: Tokens,
+    seen: PerWindow<Seen>,
+    at: Timestamp,
+}
+
+impl Said {
+    /// What it says is needed, all together.
+    pub(super) fn need(&self) -> Tokens {
+        Tokens::from_fn(|window| sum(&self.needs[window]))
+    }
+
+    /// As the ledger takes it.
+    pub(super) fn report(&self) -> Report<'_> {
+        Report {
+            life: self.life,
+            incarnation: self.incarnation,
+            sequence: self.sequence,
+            acknowledged: self.acknowledged,
+            phase_seconds: self.phase_seconds,
+            ttl_ms: u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX),
+            needs: PerWindow::from_fn(|window| self.needs[window].as_slice()),
+            wants: self.wants,
+            seen: self.seen,
+        }
+    }
+}
+
+/// What to do when a lease is looked at without a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Ask,
+    Later,
+    /// It may be forgotten, if its key is.
+    Forget,
+}
+
+/// What a request that is short is to do.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Wait for an answer; `true`: and the ledger is to be asked first.
+    Wait(oneshot::Receiver<()>, bool),
+    /// The fleet had no more a moment ago.
+    Deny,
+    /// As many wait as may.
+    Full,
+}
+
+/// For how long a lease of this length may be relied on: a clock may run wrong by one in a hundred.
+fn certain(lease: Duration) -> Duration {
+    (lease - lease / 100).saturating_sub(Duration::from_millis(10))
+}
+
+fn sum(leaving: &[(u32, u64)]) -> u64 {
+    leaving.iter().fold(0, |sum, (_, tokens)| sum.saturating_add(*tokens))
+}
+
+impl Lease {
+    pub(super) fn new(key: LimitKey, now: Timestamp) -> Self {
+        Self {
+            key,
+            granted: None,
+            cap: None,
+            elsewhere: Tokens::default(),
+            others_wait: false,
+            exhausted: PerWindow::default(),
+            answered_at: Timestamp::ZERO,
+            law: None,
+            sequence: 0,
+            acknowledged: 0,
+            acknowledged_at: now,
+            seen: PerWindow::default(),
+            demand: Demand::default(),
+            asked: Tokens::default(),
+            target: Tokens::default(),
+            calls: Calls::default(),
+            is_asked: false,
+            waiters: Vec::new(),
+            due_at: Timestamp::MAX,
+            has_news: false,
+            has_streams: false,
+        }
+    }
+
+    /// What may be counted at `now`; `None` where there is no lease.
+    pub(super) fn allotted(&self, now: Timestamp) -> Option<Tokens> {
+        let grant = self.granted.filter(|grant| now < grant.until)?;
+        let cap = self.cap.unwrap_or(grant.allotted);
+        Some(Tokens::from_fn(|window| grant.allotted[window].min(cap[window])))
+    }
+
+    /// What counts elsewhere, as of the last answer.
+    pub(super) const fn elsewhere(&self) -> Tokens {
+        self.elsewhere
+    }
+
+    /// A request was decided here; whether the ledger should be asked, though nobody waits for it.
+    pub(super) fn on_decided(&mut self, now: Timestamp, ask: &Tokens) -> bool {
+        self.demand.add(now, ask);
+        let is_ending = self.granted.is_some_and(|grant| {
+            let left = grant.until.since(now);
+            left * 1_000 < grant.until.since(grant.from) * RENEW_BELOW
+        });
+        is_ending && self.try_ask(now)
+    }
+
+    /// Whether the ledger is to be asked: nobody does yet, and it was not asked too often.
+    pub(super) fn try_ask(&mut self, now: Timestamp) -> bool {
+        let asks = !self.is_asked && self.calls.try_take(now);
+        self.is_asked |= asks;
+        asks
+    }
+
+    /// A request does not fit what is allotted. `every_time`: the ledger is asked for each.
+    pub(super) fn on_short(&mut self, now: Timestamp, short: &Short, is_first: bool, every_time: bool) -> Next {
+        if is_first {
+            self.demand.add(now, &short.ask);
+        }
+        for window in Window::ALL {
+            self.asked[window] = self.asked[window].saturating_add(short.ask[window]);
+            self.target[window] = self.target[window].max(short.wanted[window]);
+        }
+        if self.waiters.len() >= MOST_WAITERS {
+            return Next::Full;
+        }
+        let asks = if every_time && !self.is_asked {
+            self.is_asked = true;
+            true
+        } else {
+            self.try_ask(now)
+        };
+        if !asks && !self.is_asked {
+            // It was asked as often as it may be, so there is an answer, and it is recent.
+            return Next::Deny;
+        }
+        let (tell, told) = oneshot::channel();
+        self.waiters.push(tell);
+        Next::Wait(told, asks)
+    }
+
+    /// Whether the fleet had less than was wanted of one of these windows, a moment ago.
+    pub(super) fn is_exhausted(&self, now: Timestamp, missing: &Tokens) -> bool {
+        self.answered_at.after(NEWS) > now
+            && Window::ALL.into_iter().any(|window| missing[window] > 0 && self.exhausted[window])
+    }
+
+    /// Something changed that the ledger should know; when the lease is to be looked at, if that is sooner than it is.
+    pub(super) fn on_news(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.has_news = true;
+        self.due_by(now.after(SETTLED_LATER))
+    }
+
+    /// Sets the next look to `at`, unless there is an earlier one.
+    pub(super) fn due_by(&mut self, at: Timestamp) -> Option<Timestamp> {
+        (at < self.due_at).then(|| {
+            self.due_at = at;
+            at
+        })
+    }
+
+    /// The time of a look has come. Unless the lease may be forgotten, [`Lease::due_at`] is when the next one is.
+    pub(super) fn on_due(&mut self, now: Timestamp) -> Due {
+        self.due_at = Timestamp::MAX;
+        if self.is_asked {
+            return Due::Later;
+        }
+        if self.is_idle() {
+            self.due_at = now.after(FORGOTTEN);
+            return if self.acknowledged_at.after(FORGOTTEN) <= now { Due::Forget } else { Due::Later };
+        }
+        if self.try_ask(now) {
+            return Due::Ask;
+        }
+        self.put_off(now);
+        Due::Later
+    }
+
+    /// What was due could not be done.
+    pub(super) fn put_off(&mut self, now: Timestamp) {
+        self.due_at = now.after(AGAIN);
+    }
+
+    /// Makes a report of what the key has. It is the one that is on its way until [`Lease::on_answer`] or [`Lease::on_lost`].
+    /// `exact`: no more is asked for than the requests that wait want, for as long as one call takes.
+    pub(super) fn say(
+        &mut self,
+        now: Timestamp,
+        mut account: Account,
+        (life, incarnation): (u64, u64),
+        exact: bool,
+    ) -> Said {
+        self.sequence += 1;
+        self.has_news = false;
+        self.has_streams = account.reservations > 0;
+        for window in Window::ALL {
+            let (seen, sighted) = (&mut self.seen[window], &account.sighted[window]);
+            seen.settled = seen.settled.saturating_add(sighted.settled);
+            seen.denied |= sighted.denied;
+            seen.pressure = seen.pressure.max(sighted.pressure);
+        }
+        let need = Tokens::from_fn(|window| sum(&account.needs[window]));
+        let comes_in = if exact { Tokens::default() } else { self.demand.expected(now) };
+        let is_wanted = comes_in != Tokens::default() || self.asked != Tokens::default();
+        let ttl = match (is_wanted, self.others_wait) {
+            (false, _) => Duration::ZERO,
+            (true, false) => LEASE,
+            (true, true) => LEASE_IN_NEED,
+        };
+        // What is kept is used within the lease, if at all, and stays for a minute after that.
+        let second = u32::try_from(ttl.as_secs() + 61).unwrap_or(u32::MAX);
+        let allotted = self.allotted(now).filter(|_| is_wanted).unwrap_or_default();
+        let kept = Tokens::from_fn(|window| {
+            let spare = allotted[window].saturating_sub(need[window]);
+            spare.min(comes_in[window] / KEPT_SHARE)
+        });
+        let wants = Tokens::from_fn(|window| {
+            let target = self.target[window].saturating_sub(need[window].saturating_add(kept[window]));
+            self.asked[window].max(comes_in[window]).max(target)
+        });
+        let said = need.map_with(&kept, |need, kept| need.saturating_add(*kept));
+        self.cap = Some(self.cap.map_or(said, |cap| cap.map_with(&said, |cap, said| *cap.min(said))));
+        // Nor longer than it asks for: the ledger may have heard that.
+        self.granted = self
+            .granted
+            .filter(|_| !ttl.is_zero())
+            .map(|grant| Grant { until: grant.until.min(now.after(certain(ttl))), ..grant });
+        for window in Window::ALL {
+            if kept[window] > 0 {
+                account.needs[window].push((second, kept[window]));
+            }
+        }
+        (self.asked, self.target) = (Tokens::default(), Tokens::default());
+        let is_surely_known = self.acknowledged_at.after(SURELY_KNOWN) > now;
+        Said {
+            life,
+            incarnation,
+            sequence: self.sequence,
+            acknowledged: if is_surely_known { self.acknowledged } else { 0 },
+            phase_seconds: self.key.as_ref().phase_seconds(),
+            ttl,
+            needs: account.needs,
+            wants,
+            seen: self.seen,
+            at: now,
+        }
+    }
+
+    /// What the ledger answered to `said`, the last report made.
+    /// When the lease is to be looked at, if that is sooner than it was.
+    pub(super) fn on_answer(&mut self, now: Timestamp, said: &Said, granted: &Granted) -> Option<Timestamp> {
+        (self.acknowledged, self.acknowledged_at) = (said.sequence, now);
+        self.answered_at = now;
+        self.cap = None;
+        self.elsewhere = granted.elsewhere;
+        let allotted = |window: Window| granted.allotted[window];
+        let need = said.need();
+        self.exhausted =
+            PerWindow::from_fn(|window| allotted(window).saturating_sub(need[window]) < said.wants[window]);
+        self.others_wait = granted.waiting != Tokens::default();
+        // Counted from before it was asked for.
+        let lasts = certain(Duration::from_millis(granted.left_ms).min(said.ttl));
+        self.granted = (!lasts.is_zero()).then(|| Grant {
+            allotted: granted.allotted,
+            from: said.at,
+            until: said.at.after(lasts),
+        });
+        if granted.is_current() {
+            for window in Window::ALL {
+                let (seen, said) = (&mut self.seen[window], &said.seen[window]);
+                seen.arrived = said.settled;
+                (seen.denied, seen.pressure) = (false, 0);
+            }
+        }
+        let next = match self.granted {
+            Some(grant) => said.at.after(grant.until.since(said.at) * 6 / 10),
+            None if self.has_streams => now.after(STREAMS_AGAIN),
+            None => now.after(FORGOTTEN),
+        };
+        self.due_by(next)
+    }
+
+    /// Whether what the ledger knows of the law is behind what is known here, or its epoch is over: the version that is there,
+    /// and from which one to go on.
+    pub(super) fn law_to_move(&self, granted: &Granted) -> Option<(u64, Option<KnownLaw>)> {
+        let there = granted.law.map_or(0, |known| known.version);
+        match (granted.law, self.law) {
+            (_, Some(ours)) if ours.version > there => Some((there, Some(ours))),
+            (theirs, _) => (!granted.is_current()).then_some((there, theirs)),
+        }
+    }
+
+    /// Nobody knows whether the last report has arrived. Whoever waits is answered without.
+    pub(super) fn on_lost(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.on_news(now)
+    }
+
+    /// The data of the ledger were lost: what it granted was not kept, and it has to hear all again.
+    pub(super) fn on_data_lost(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.granted = None;
+        self.acknowledged = 0;
+        self.has_news = true;
+        self.due_by(now)
+    }
+
+    /// Nothing is asked for any more; whether the ledger is to hear a last report.
+    pub(super) fn close(&mut self) -> bool {
+        (self.asked, self.target, self.demand) = (Tokens::default(), Tokens::default(), Demand::default());
+        self.granted.is_some() || self.has_news || self.has_streams || self.is_asked
+    }
+
+    /// Whether nobody would miss it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.granted.is_none() && !self.has_news && !self.has_streams && !self.is_asked
+    }
+
+    /// Ends the asking; all who wait look again.
+    pub(super) fn finish(&mut self) -> Vec<oneshot::Sender<()>> {
+        self.is_asked = false;
+        std::mem::take(&mut self.waiters)
+    }
+}
