@@ -44,8 +44,9 @@ pub struct ServeArgs {
     pub enforcement: Option<String>,
 
     /// Where processes share limits: `memory`, each has them for itself; or the address of a Redis or Valkey:
-    /// redis://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...], redis+cluster://..., redis+sentinel://.../NAME, unix:PATH. A password is
-    /// seen by whoever may list processes: better give it in the variable [env: TIDEGATE_STORE] [default: memory]
+    /// redis://HOST:PORT (several with commas between them, USER:PASSWORD@ before the first), redis+cluster://...,
+    /// redis+sentinel://.../NAME, unix:PATH. A password is seen by whoever may list processes: better give it in the variable
+    /// [env: TIDEGATE_STORE] [default: memory]
     #[arg(long, value_name = "memory|URL", help_heading = "Shared limits")]
     pub store: Option<String>,
 
