@@ -64,12 +64,12 @@ proptest! {
         let (prompt, cached, declared) = ask;
         let request =
             Request { max_generated_tokens: declared, ..super::request(prompt, cached.min(prompt), 0) };
+        // The first look at a silent stream may change what is believed of it: that once is not the question here.
+        let _ = key.call(|state, now, rules| { state.advance(now, rules); state.windows(rules) });
         let mut with_all = key.clone();
         let would_fit = with_all.ask(&request).outcome.is_ok();
         let part = LIMIT.map(|limit| limit * share / 1_000);
         key.allotment = allotted(part, Tokens::default());
-        // The first look at a silent stream may change what is believed of it: that once is not the question here.
-        let _ = key.call(|state, now, rules| { state.advance(now, rules); state.windows(rules) });
         let (law, used) = (key.state.law, key.state.used());
         match key.ask_or_short(&request) {
             Ok(answer) => {
