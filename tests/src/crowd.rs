@@ -92,6 +92,18 @@ fn now() -> Instant {
     Instant::now()
 }
 
+impl Told {
+    /// Adds what others were told.
+    pub fn add(&mut self, other: Self) {
+        self.allowed.extend(other.allowed);
+        self.decisions += other.decisions;
+        self.settled += other.settled;
+        self.late += other.late;
+        self.lost_calls += other.lost_calls;
+        self.slowest = self.slowest.max(other.slowest);
+    }
+}
+
 impl Crowd {
     /// Lets clients loose on the limiter at `address`.
     #[must_use]
@@ -127,13 +139,7 @@ impl Crowd {
         self.stop.store(true, Ordering::SeqCst);
         let mut all = Told::default();
         while let Some(told) = self.clients.join_next().await {
-            let told = told.expect("no client panics");
-            all.allowed.extend(told.allowed);
-            all.decisions += told.decisions;
-            all.settled += told.settled;
-            all.late += told.late;
-            all.lost_calls += told.lost_calls;
-            all.slowest = all.slowest.max(told.slowest);
+            all.add(told.expect("no client panics"));
         }
         all
     }

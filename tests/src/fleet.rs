@@ -73,12 +73,7 @@ impl Fleet {
 pub fn together(told: impl IntoIterator<Item = Told>) -> Told {
     let mut all = Told::default();
     for told in told {
-        all.allowed.extend(told.allowed);
-        all.decisions += told.decisions;
-        all.settled += told.settled;
-        all.late += told.late;
-        all.lost_calls += told.lost_calls;
-        all.slowest = all.slowest.max(told.slowest);
+        all.add(told);
     }
     all
 }

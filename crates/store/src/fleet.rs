@@ -518,9 +518,7 @@ impl Store for FleetStore {
         dry_run: bool,
     ) -> Result<Option<ResetDone>, NotDurable> {
         if !dry_run {
-            return Err(NotDurable::Nothing(
-                "limits are shared, and this version cannot reset a shared one".to_owned(),
-            ));
+            return Err(NotDurable::NotYet("ResetLimit where limits are shared"));
         }
         self.desk.table.reset_limit(now, reset, author, true).await
     }
