@@ -40,6 +40,7 @@ use crate::{
 mod address;
 mod clerk;
 mod desk;
+mod elsewhere;
 mod lease;
 mod link;
 mod policy;
@@ -51,6 +52,7 @@ pub use address::{NoAddress, StoreAddress};
 pub use stats::FleetStats;
 
 use clerk::Clerk;
+use elsewhere::{Elsewhere, Errand, Verb};
 use lease::{Lease, Next};
 use link::Status;
 use policy::{Job, SharedPolicy};
@@ -137,6 +139,7 @@ struct Desk {
     now: Now,
     counters: Counters,
     policy: SharedPolicy,
+    elsewhere: Elsewhere,
 }
 
 /// The store that a fleet shares.
@@ -151,6 +154,8 @@ struct Orders {
     keys: mpsc::Receiver<Fingerprint>,
     /// Writes of policy.
     writes: mpsc::Receiver<Job>,
+    /// Calls on reservations that others admitted.
+    errands: mpsc::Receiver<Errand>,
 }
 
 /// What became of one attempt to decide.
@@ -219,13 +224,6 @@ impl FleetStore {
         }
         unreachable!("the last attempt decides")
     }
-
-    /// Something was booked on the reservation that `id` names: the ledger is to hear of it.
-    fn on_booked(&self, id: &str) {
-        if let Some(key) = self.desk.table.named_by(id) {
-            self.desk.on_news((self.desk.now)(), key.as_ref());
-        }
-    }
 }
 
 fn soon(after: Duration) -> Instant {
@@ -238,6 +236,7 @@ impl Desk {
         table.law_is_shared = true;
         let (queue, keys) = mpsc::channel(MOST_QUEUED);
         let (policy, writes) = SharedPolicy::new(described);
+        let (elsewhere, errands) = Elsewhere::new();
         let slot = |_| Slot { life: AtomicU64::new(0), ready_at: AtomicU64::new(u64::MAX) };
         let desk = Self {
             table,
@@ -251,8 +250,9 @@ impl Desk {
             now,
             counters: Counters::default(),
             policy,
+            elsewhere,
         };
-        (desk, Orders { keys, writes })
+        (desk, Orders { keys, writes, errands })
     }
 
     /// Runs `step` on the key's lease, which is made where there is none. `None` where there are as many as there may be.
@@ -420,6 +420,13 @@ impl Desk {
         }
     }
 
+    /// Something was booked on the reservation that `id` names: the ledger is to hear of it.
+    fn on_booked(&self, id: &str) {
+        if let Some(key) = self.table.named_by(id) {
+            self.on_news((self.now)(), key.as_ref());
+        }
+    }
+
     /// What the key has has changed without a decision.
     fn on_news(&self, now: Timestamp, key: KeyRef<'_>) {
         let fingerprint = self.table.of_key(key);
@@ -444,20 +451,31 @@ impl Store for FleetStore {
         reservation_id: &str,
         generated_tokens: u64,
     ) -> Result<Booked, EndError> {
+        if let Some(done) = self.desk.elsewhere(now, reservation_id, Verb::Progress(generated_tokens)).await {
+            return done;
+        }
         let booked = self.desk.table.report_progress(now, reservation_id, generated_tokens).await?;
-        self.on_booked(reservation_id);
+        self.desk.on_booked(reservation_id);
         Ok(booked)
     }
 
     async fn settle(&self, now: Timestamp, reservation_id: &str, counts: SettleCounts) -> Result<Booked, EndError> {
+        let SettleCounts { prompt_tokens, cached_prompt_tokens, generated_tokens } = counts;
+        let verb = Verb::Settle(prompt_tokens, cached_prompt_tokens, generated_tokens);
+        if let Some(done) = self.desk.elsewhere(now, reservation_id, verb).await {
+            return done;
+        }
         let booked = self.desk.table.settle(now, reservation_id, counts).await?;
-        self.on_booked(reservation_id);
+        self.desk.on_booked(reservation_id);
         Ok(booked)
     }
 
     async fn release(&self, now: Timestamp, reservation_id: &str) -> Result<SettleOutcome, EndError> {
+        if let Some(done) = self.desk.elsewhere(now, reservation_id, Verb::Release).await {
+            return done.map(|booked| booked.outcome);
+        }
         let outcome = self.desk.table.release(now, reservation_id).await?;
-        self.on_booked(reservation_id);
+        self.desk.on_booked(reservation_id);
         Ok(outcome)
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidegate_core::fleet::{Granted, KnownLaw, Lost, Report};
 use tidegate_core::key::KeyRef;
 use tidegate_core::law::{Law, WindowLaw};
+use tidegate_core::reservation::Number;
 use tidegate_core::window::{PerWindow, Tokens, Window};
 
 /// Takes in a report, and grants what can be. Two keys: the ledger of the limit key ([`ledger_key`]), and the life of its data
@@ -70,6 +71,24 @@ pub fn ledger_key(key: KeyRef<'_>) -> String {
 #[must_use]
 pub fn life_key(slot: u64) -> String {
     format!("tidegate:{{{slot}}}:life")
+}
+
+/// Where it is marked that a reservation of a sidecar that is gone was settled.
+#[must_use]
+pub fn settled_key(slot: u64, number: Number) -> String {
+    format!("tidegate:{{{slot}}}:settled/{}-{}", named(number.incarnation), named(number.sequence))
+}
+
+/// Where a sidecar finds what others write to it.
+#[must_use]
+pub fn mailbox_key(incarnation: u64) -> String {
+    format!("tidegate:mail/{}", named(incarnation))
+}
+
+/// Where it is marked that somebody acts on a letter, or does not wait for that any longer.
+#[must_use]
+pub fn letter_key(number: u64) -> String {
+    format!("tidegate:letter/{}", named(number))
 }
 
 /// As lives and incarnations are named there.

@@ -220,6 +220,12 @@ impl KeyState {
         }
     }
 
+    /// Whether anything is known here of the reservation of this number: it is live, or how it ended is remembered.
+    #[must_use]
+    pub fn remembers(&self, number: Number) -> bool {
+        self.live.contains_key(&number) || self.ended.contains_key(&number) || self.issued.contains(number)
+    }
+
     /// Whether what is known of this number may have been forgotten early: it may have been settled, or not.
     fn was_forgotten(&self, number: Number) -> bool {
         self.forgotten.as_ref().is_some_and(|forgotten| {

@@ -136,6 +136,8 @@ metrics! {
         "The most by which the fleet was seen to count more than a limit, since the start: debts, limits that fell, and what was admitted while the store was away";
     STORE_LOST = Counter "tidegate_store_data_lost_total" in "losses" by []:
         "Times that data of the shared store were found lost, one for each of its 64 slots; nothing is granted for 5 s then";
+    STORE_RESERVATIONS = Counter "tidegate_store_reservation_calls_total" in "calls" by ["by"]:
+        "Progress, settlements and releases of reservations that another sidecar admitted: carried to it (by=\"carried\"), or booked here because it is gone (by=\"taken_over\")";
     INSECURE_ADMIN = Gauge "tidegate_insecure_admin" in "0 or 1" by []:
         "1 where the admin API was opened to the network with --insecure-admin";
     BUILD_INFO = Gauge "tidegate_build_info" in "1" by ["version"]:

@@ -31,6 +31,8 @@ pub(super) fn set(recorder: &PrometheusRecorder, fleet: &FleetStats, degraded_se
     let leased = fleet.decisions.saturating_sub(fleet.degraded_decisions);
     counter(&catalogue::STORE_DECISIONS, by("lease")).absolute(leased);
     counter(&catalogue::STORE_DECISIONS, by("degraded")).absolute(fleet.degraded_decisions);
+    counter(&catalogue::STORE_RESERVATIONS, by("carried")).absolute(fleet.carried);
+    counter(&catalogue::STORE_RESERVATIONS, by("taken_over")).absolute(fleet.taken_over);
     for (kind, tokens) in
         [("granted", &fleet.granted_tokens), ("admitted", &fleet.admitted_tokens), ("degraded", &fleet.degraded_tokens)]
     {

@@ -20,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::address::Opener;
 use super::desk::answer;
+use super::elsewhere::MOST_CARRIED;
 use super::lease::Said;
 use super::link::{Backoff, Connection, described};
 use super::policy::PolicyKeeper;
@@ -136,12 +137,12 @@ impl Work {
                 connected = self.connect(&mut opener) => connected,
             };
             let failure = match connected {
-                Ok((connection, run_id)) => {
+                Ok((connection, mail, run_id)) => {
                     backoff.reset();
                     self.desk.status.on_connected();
                     // Whoever started us may wait no longer.
                     let _ = tell_connected.send(());
-                    match self.serve(&connection, &run_id, &mut orders, &mut stopped).await {
+                    match self.serve((&connection, mail), &run_id, &mut orders, &mut stopped).await {
                         Ended::Stopped => return self.farewell(&connection).await,
                         Ended::Broken(why) => why,
                     }
@@ -158,14 +159,17 @@ impl Work {
                     () = &mut pause => break,
                     Some(key) = orders.keys.recv() => self.desk.give_up(key),
                     Some(write) = orders.writes.recv() => write.refuse(),
+                    // Whoever asked books it where it was asked.
+                    Some(errand) = orders.errands.recv() => drop(errand),
                 }
             }
         }
     }
 
-    /// A connection on which everything is known that reports need.
-    async fn connect(&self, opener: &mut Opener) -> RedisResult<(Connection, String)> {
+    /// A connection on which everything is known that reports need, and another one for letters.
+    async fn connect(&self, opener: &mut Opener) -> RedisResult<(Connection, Connection, String)> {
         let (mut connection, run_id) = opener.connect().await?;
+        let (mail, _) = opener.connect().await?;
         let mut mine = [0; 16];
         getrandom::fill(&mut mine).map_err(|error| redis::RedisError::from(std::io::Error::other(error)))?;
         let mine = format!("{:032x}", u128::from_be_bytes(mine));
@@ -181,17 +185,21 @@ impl Work {
             self.learn_life(&mut connection, &run_id, slot, None).await?;
         }
         self.policy.keep(&self.desk, &mut connection).await?;
-        Ok((connection, run_id))
+        Ok((connection, mail, run_id))
     }
 
     async fn serve(
         self: &Arc<Self>,
-        connection: &Connection,
+        (connection, mail): (&Connection, Connection),
         run_id: &str,
         orders: &mut Orders,
         stopped: &mut oneshot::Receiver<()>,
     ) -> Ended {
         let mut tasks: JoinSet<RedisResult<()>> = JoinSet::new();
+        // Apart from reports: a sidecar that does not answer holds up no decision.
+        let mut letters: JoinSet<RedisResult<()>> = JoinSet::new();
+        let (desk, answers) = (Arc::clone(&self.desk), connection.clone());
+        letters.spawn(async move { desk.read_letters(mail, answers).await });
         let (mut look, mut roll_call, mut calls) = (interval(LOOK), interval(ROLL_CALL), 0_u32);
         let mut policy = interval(LOOK_FOR_POLICY);
         policy.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -202,6 +210,11 @@ impl Work {
                 biased;
                 _ = &mut *stopped => return Ended::Stopped,
                 Some(done) = tasks.join_next() => {
+                    if let Ok(Err(error)) = done {
+                        return Ended::Broken(described(&error));
+                    }
+                }
+                Some(done) = letters.join_next() => {
                     if let Ok(Err(error)) = done {
                         return Ended::Broken(described(&error));
                     }
@@ -220,6 +233,10 @@ impl Work {
                 Some(write) = orders.writes.recv() => {
                     let (work, mut connection) = (Arc::clone(self), connection.clone());
                     tasks.spawn(async move { work.policy.make(&work.desk, &mut connection, write).await });
+                }
+                Some(errand) = orders.errands.recv(), if letters.len() < MOST_CARRIED => {
+                    let (desk, connection) = (Arc::clone(&self.desk), connection.clone());
+                    letters.spawn(async move { desk.carry(connection, errand).await });
                 }
                 Some(key) = orders.keys.recv(), if tasks.len() < MOST_AT_ONCE => {
                     let (work, connection, run_id) = (Arc::clone(self), connection.clone(), run_id.to_owned());

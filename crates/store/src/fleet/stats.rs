@@ -44,6 +44,10 @@ pub struct FleetStats {
     pub most_over_tokens: u64,
     /// Times that data of the store were found lost.
     pub lost: u64,
+    /// Calls on reservations that another sidecar admitted, and that it booked.
+    pub carried: u64,
+    /// Those that were booked here, because that sidecar was gone.
+    pub taken_over: u64,
     /// What an operator should know of the server's settings; empty where they are as they should be.
     pub warnings: Vec<String>,
     /// What this sidecar's file says otherwise than the policy in the store, which holds.
@@ -59,6 +63,8 @@ pub(super) struct Counters {
     pub(super) queue_full: AtomicU64,
     pub(super) lost: AtomicU64,
     pub(super) most_over: AtomicU64,
+    pub(super) carried: AtomicU64,
+    pub(super) taken_over: AtomicU64,
     pub(super) granted: [AtomicU64; 3],
     decisions: AtomicU64,
     degraded: AtomicU64,
@@ -123,6 +129,8 @@ impl Desk {
             admitted_tokens: tokens(&counters.admitted),
             most_over_tokens: count(&counters.most_over),
             lost: count(&counters.lost),
+            carried: count(&counters.carried),
+            taken_over: count(&counters.taken_over),
             warnings: counters.warnings.lock().clone(),
             differences: self.policy.differences.lock().clone(),
         }

@@ -6,11 +6,13 @@ use tidegate_core::decision::WindowStatus;
 use tidegate_core::fleet::KnownLaw;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::law::{EPOCH_SECONDS, Law};
+use tidegate_core::reservation::Ticket;
 use tidegate_core::state::{Allotment, Beyond, KeyState, Rules, Sighted};
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens};
 
 use super::MemoryStore;
+use super::shadow::reserved_nothing;
 use crate::timers::Fingerprint;
 
 /// What this process may count of a key.
@@ -115,6 +117,18 @@ impl MemoryStore {
     /// The key that an id names, if it was made by this fleet.
     pub(crate) fn named_by(&self, id: &str) -> Option<LimitKey> {
         self.checksum_keys.load().decode(id).map(|(key, _)| key)
+    }
+}
+
+impl MemoryStore {
+    /// The reservation that `id` names, where another process admitted it and nothing of it is known here.
+    pub(crate) fn of_another(&self, id: &str) -> Option<(LimitKey, Ticket)> {
+        let (key, ticket) = self.checksum_keys.load().decode(id)?;
+        if ticket.number.incarnation == self.incarnation || reserved_nothing(&ticket) {
+            return None;
+        }
+        let is_known = self.known(self.of_key(key.as_ref())).is_some_and(|entry| entry.state.remembers(ticket.number));
+        (!is_known).then_some((key, ticket))
     }
 }
 
