@@ -9,7 +9,7 @@ use tidegate_proto::v1::{
 };
 use tidegate_tests::fault_proxy::{Fault, FaultProxy};
 use tidegate_tests::fleet::{self, Fleet, LIMIT};
-use tidegate_tests::gateway::{Ask, Gateway, bounds};
+use tidegate_tests::gateway::{Answer, Ask, Gateway, bounds};
 use tidegate_tests::patience::until;
 use tidegate_tests::redis::{Keys, Kind, Setup};
 use tokio::time::{Instant, sleep, timeout};
@@ -45,6 +45,15 @@ async fn accounts(gateway: &Gateway) -> Vec<String> {
     let request = ListAccountsRequest { page_size: 1_000, ..ListAccountsRequest::default() };
     let page = gateway.admin().list_accounts(gateway.call(request)).await.expect("a page").into_inner();
     page.accounts.into_iter().map(|account| account.name).collect()
+}
+
+async fn until_account(gateway: &Gateway, wanted: &str) {
+    let there = timeout(10 * SECOND, async {
+        while !accounts(gateway).await.iter().any(|name| name == wanted) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    there.await.unwrap_or_else(|_| panic!("no {wanted} within ten seconds"));
 }
 
 async fn gateways(fleet: &Fleet) -> Vec<Gateway> {
@@ -169,6 +178,52 @@ async fn a_sidecar_that_was_cut_off_takes_no_writes_and_has_the_policy_as_soon_a
     });
     again.await.expect("it takes writes again");
     until_limit(&of[0], 80_000).await;
+}
+
+/// What is worse without the store, an outage or an overrun, is not the same for each customer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_tier_has_its_own_answer_to_a_store_that_is_away() {
+    let Some(setup) = Setup::of(Kind::Redis7) else { return };
+    let mut store = setup.start();
+    // By the settings of the sidecars: closed.
+    let fleet = Fleet::start(2, &store);
+    let of = gateways(&fleet).await;
+    for (tier, degrade) in [("inherits", 0), ("shares", 1), ("closed", 2), ("open", 3)] {
+        let limits = Some(bounds([1_000; 3], [1_000; 3]));
+        let tier = Tier { name: tier.into(), bounds: limits, degrade, ..Tier::default() };
+        of[0].tier(&tier.name.clone(), tier).await;
+    }
+    until_account(&of[1], "open").await;
+    until("each has seen both", || {
+        let seen = fleet.sum("tidegate_store_sidecars", &[]);
+        if seen > 3.5 { Ok(()) } else { Err(format!("{seen}, not 2 on each")) }
+    });
+    store.kill();
+    until("both know that it is away", || {
+        let known = fleet.sum("tidegate_degraded", &[("part", "store")]);
+        if known > 1.5 { Ok(()) } else { Err(format!("{known} of 2")) }
+    });
+    // Leases that run are over soon.
+    sleep(SECOND).await;
+    let mut admitted = Vec::new();
+    for account in ["inherits", "shares", "closed", "open"] {
+        let mut of_both = Vec::new();
+        for gateway in &of {
+            let mut tokens = 0;
+            let last = loop {
+                let answer = gateway.ask(&Ask::of(account).tokens(100, 100, 0)).await.expect("it is decided");
+                if !answer.allowed() {
+                    break answer;
+                }
+                tokens += 100;
+                assert!(tokens <= 1_000, "{account}");
+            };
+            of_both.push((tokens, last.http_status));
+        }
+        admitted.push(of_both);
+    }
+    let expected = [vec![(0, 503); 2], vec![(500, 429); 2], vec![(0, 503); 2], vec![(1_000, 429); 2]];
+    assert_eq!(admitted, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

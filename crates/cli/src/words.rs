@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate_proto::v1::{
-    CheckAndReserveResponse, Decision, DenyReason, Enforcement, SettleOutcome, ShadowDecision, Tokens, Window,
-    WindowStatus,
+    CheckAndReserveResponse, Decision, DegradeMode, DenyReason, Enforcement, SettleOutcome, ShadowDecision, Tokens,
+    Window, WindowStatus,
 };
 
 use crate::output::{Rows, grouped};
@@ -30,6 +30,14 @@ pub(crate) fn enforcement(value: i32) -> String {
         return "inherit".to_owned();
     }
     word("ENFORCEMENT_", value, |value| Enforcement::try_from(value).ok().map(|known| known.as_str_name()))
+}
+
+/// `share`, `closed` or `open`; `inherit` where a tier says nothing.
+pub(crate) fn degrade(value: i32) -> String {
+    if value == 0 {
+        return "inherit".to_owned();
+    }
+    word("DEGRADE_MODE_", value, |value| DegradeMode::try_from(value).ok().map(|known| known.as_str_name()))
 }
 
 /// `prompt`, `uncached_prompt` or `generated`.
@@ -150,6 +158,7 @@ mod tests {
         assert_eq!(reason(DenyReason::WindowFull.into()).as_deref(), Some("window_full"));
         assert_eq!(reason(0), None);
         assert_eq!([0, 1, 2, 9].map(enforcement), ["inherit", "on", "shadow", "unknown_9"]);
+        assert_eq!([0, 1, 2, 3, 9].map(degrade), ["inherit", "share", "closed", "open", "unknown_9"]);
         assert_eq!((decision(99), outcome(3)), ("unknown_99".to_owned(), "duplicate".to_owned()));
     }
 

@@ -17,6 +17,7 @@ use crate::{MAX_TOKENS, law::Bounds};
 
 mod boost;
 mod check;
+mod degrade;
 mod enforcement;
 mod origin;
 mod resolve;
@@ -26,6 +27,7 @@ mod tests;
 mod write;
 
 pub use boost::{Boost, BoostLimit};
+pub use degrade::Degrade;
 pub use enforcement::{Enforcement, EnforcementSwitch};
 pub use origin::{Origin, Origins, Source};
 pub use resolve::Resolved;
@@ -107,6 +109,9 @@ pub struct Tier {
     /// 1 at creation, or more where entries of this kind were deleted before; one more with every write.
     #[n(5)]
     pub revision: u64,
+    /// What decides for its accounts while the shared store is away; `None`: as the settings of each sidecar say.
+    #[n(6)]
+    pub degrade: Option<Degrade>,
 }
 
 /// A configured account.

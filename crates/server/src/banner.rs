@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use tidegate_core::law::level::STEPS_PER_OCTAVE;
 use tidegate_core::law::{LawParams, MaxStep};
-use tidegate_core::policy::{DEFAULT_PROFILE, Enforcement, Policy};
+use tidegate_core::policy::{DEFAULT_PROFILE, Degrade, Enforcement, Policy};
 
-use tidegate_store::fleet::{Degrade, FleetSettings, StoreMode};
+use tidegate_store::fleet::{FleetSettings, StoreMode};
 
 use crate::config::{Address, ProcessSettings};
 use crate::listen::{Listener, Listeners};

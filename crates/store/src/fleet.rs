@@ -19,7 +19,7 @@ use tidegate_core::ask::Request;
 use tidegate_core::decision::{SettleOutcome, WindowStatus};
 use tidegate_core::forecast::ForecastDefaults;
 use tidegate_core::key::KeyRef;
-use tidegate_core::policy::{Policy, PolicyWrite};
+use tidegate_core::policy::{Degrade, Policy, PolicyWrite};
 use tidegate_core::pressure::Report;
 use tidegate_core::state::{Beyond, SettleCounts, Short};
 use tidegate_core::time::Timestamp;
@@ -73,29 +73,18 @@ pub enum StoreMode {
     Strict,
 }
 
-/// What decides while the ledger does not answer, and no lease runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Degrade {
-    /// Each sidecar has its share of every limit: an N-th, where N is the larger of the sidecars last seen and
-    /// [`FleetSettings::expected_sidecars`]. A sidecar that knows neither behaves as [`Degrade::Closed`].
-    #[default]
-    Share,
-    /// Nothing is admitted: 503.
-    Closed,
-    /// Each sidecar has the whole of every limit for itself.
-    Open,
-}
-
 /// How a sidecar shares limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FleetSettings {
     /// Where the ledger is.
     pub address: StoreAddress,
+    /// PEM certificates of those who may sign the certificate of a server; default: those that the system trusts.
+    pub roots: Option<Vec<u8>>,
     /// When it is asked; default leased.
     pub mode: StoreMode,
     /// Longest that a decision waits for it; default 5 ms, 1 ms to 1 s.
     pub timeout: Duration,
-    /// What decides while it is away; default share.
+    /// What decides while it is away, for accounts whose tier says nothing; default share.
     pub degrade: Degrade,
     /// How many sidecars there are, at least; default 0: not known.
     pub expected_sidecars: u64,
@@ -107,6 +96,7 @@ impl FleetSettings {
     pub fn at(address: StoreAddress) -> Self {
         Self {
             address,
+            roots: None,
             mode: StoreMode::default(),
             timeout: Duration::from_millis(5),
             degrade: Degrade::default(),
@@ -190,7 +180,10 @@ impl FleetStore {
         now: Now,
         patience: Duration,
     ) -> std::io::Result<Self> {
-        let opener = settings.address.opener().map_err(|error| std::io::Error::other(link::described(&error)))?;
+        let opener = settings
+            .address
+            .opener(settings.roots.as_deref())
+            .map_err(|error| std::io::Error::other(link::described(&error)))?;
         let table = MemoryStore::new(bounds, forecast, policy.clone()).map_err(std::io::Error::other)?;
         let (desk, orders) = Desk::new(table, policy, settings, now);
         let desk = Arc::new(desk);
@@ -362,26 +355,28 @@ impl Desk {
 
     fn part(&self, lease: &Lease, allotted: Option<Tokens>, ledger: Ledger) -> Part {
         let (leased, elsewhere) = (allotted.unwrap_or_default(), lease.elsewhere());
-        let mut part = match (ledger, self.degrade()) {
-            (Ledger::Asked, _) => Part::of(leased, elsewhere, Beyond::Ask),
-            (Ledger::HasNoMore, _) => Part::of(leased, elsewhere, Beyond::Deny),
-            (Ledger::Away, (Degrade::Closed, _)) => Part::of(leased, elsewhere, Beyond::Unavailable),
-            (Ledger::Away, (Degrade::Share, sidecars)) => {
-                Part { share_of: sidecars, ..Part::of(leased, Tokens::default(), Beyond::Deny) }
-            }
-            (Ledger::Away, (Degrade::Open, _)) => {
-                let all = Tokens::new(u64::MAX, u64::MAX, u64::MAX);
-                Part::of(all, Tokens::default(), Beyond::Deny)
-            }
+        let mut part = match ledger {
+            Ledger::Asked => Part::of(leased, elsewhere, Beyond::Ask),
+            Ledger::HasNoMore => Part::of(leased, elsewhere, Beyond::Deny),
+            Ledger::Away => match self.degrade(lease.key.as_ref()) {
+                (Degrade::Closed, _) => Part::of(leased, elsewhere, Beyond::Unavailable),
+                (Degrade::Share, sidecars) => {
+                    Part { share_of: sidecars, ..Part::of(leased, Tokens::default(), Beyond::Deny) }
+                }
+                (Degrade::Open, _) => {
+                    let all = Tokens::new(u64::MAX, u64::MAX, u64::MAX);
+                    Part::of(all, Tokens::default(), Beyond::Deny)
+                }
+            },
         };
         part.law = lease.law.map(|known| known.law);
         part
     }
 
     /// What decides while the ledger is away, and by how many limits are shared then.
-    fn degrade(&self) -> (Degrade, u64) {
+    fn degrade(&self, key: KeyRef<'_>) -> (Degrade, u64) {
         let sidecars = self.sidecars.load(Ordering::Relaxed).max(self.settings.expected_sidecars);
-        match self.settings.degrade {
+        match self.table.policy.load().degrade(key).unwrap_or(self.settings.degrade) {
             Degrade::Share if sidecars == 0 => (Degrade::Closed, 0),
             degrade => (degrade, sidecars),
         }

@@ -6,6 +6,7 @@
 
 mod boost;
 mod change;
+mod degrade;
 mod effect;
 mod enforcement;
 mod entry;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate_core::headers::HeaderUnit;
-use tidegate_core::policy::Enforcement;
-use tidegate_store::fleet::{Degrade, NoAddress, StoreAddress, StoreMode};
+use tidegate_core::policy::{Degrade, Enforcement};
+use tidegate_store::fleet::{NoAddress, StoreAddress, StoreMode};
 use tracing_subscriber::EnvFilter;
 
 use super::amount::{parse_duration, parse_tokens};
@@ -84,6 +84,17 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 /// `memory`, or where the shared store is. Whatever is wrong with it may be a password: it is never printed.
 pub(super) fn store(text: &str) -> Result<Option<StoreAddress>, String> {
     if text == "memory" { Ok(None) } else { text.parse().map(Some).map_err(|error: NoAddress| error.to_string()) }
+}
+
+/// What a file of PEM certificates holds.
+pub(super) fn certificates(path: &str) -> Result<Vec<u8>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let marker = b"-----BEGIN CERTIFICATE-----";
+    if pem.windows(marker.len()).any(|bytes| bytes == marker) {
+        Ok(pem)
+    } else {
+        Err(format!("{path} holds no certificate in PEM"))
+    }
 }
 
 pub(super) fn store_mode(text: &str) -> Result<StoreMode, String> {

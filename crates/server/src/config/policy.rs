@@ -13,7 +13,7 @@ use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Window};
 
 use super::amount::{parse_duration, parse_tokens};
-use super::parse::{boolean, count, enforcement, permille};
+use super::parse::{boolean, count, degrade, enforcement, permille};
 use super::problem::{Problem, Problems};
 use super::section::Section;
 
@@ -107,7 +107,8 @@ fn tier(name: &str, built_in: Option<&Tier>, section: &mut Section<'_>, problems
     }
     let law_profile = section.text("law_profile", problems).unwrap_or_default();
     let enforcement = section.parsed("enforcement", problems, enforcement);
-    Tier { name: name.to_owned(), bounds, models, law_profile, enforcement, revision: 0 }
+    let degrade = section.parsed("degrade", problems, degrade);
+    Tier { name: name.to_owned(), bounds, models, law_profile, enforcement, degrade, revision: 0 }
 }
 
 fn model(section: &mut Section<'_>, problems: &mut Problems) -> Option<Model> {

@@ -9,8 +9,8 @@ use tidegate_store::memory::MemoryBounds;
 
 use super::args::ServeArgs;
 use super::parse::{
-    HOUR, address, boolean, count, degrade, directory, duration, header_unit, log_filter, log_format, message_bytes,
-    mode, off_or, permille, size, socket_path, store, store_mode, tcp, threads,
+    HOUR, address, boolean, certificates, count, degrade, directory, duration, header_unit, log_filter, log_format,
+    message_bytes, mode, off_or, permille, size, socket_path, store, store_mode, tcp, threads,
 };
 use super::scrape;
 use super::section::Section;
@@ -77,9 +77,14 @@ fn fleet(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<'_>) -> Op
     let timeout = table.parsed("timeout", problems, duration(Duration::from_millis(1)..=Duration::from_secs(1)));
     let degrade = table.parsed("degrade", problems, degrade);
     let expected_sidecars = table.parsed("expected_sidecars", problems, count(0..=MOST.into()));
+    let roots = table.parsed("ca", problems, certificates);
     table.finish(problems);
     let default = FleetSettings::at(address?);
+    if roots.is_some() && !default.address.is_tls() {
+        problems.add("store.ca", "is for connections of TLS alone; write rediss:// in store.url");
+    }
     Some(FleetSettings {
+        roots,
         mode,
         timeout: timeout.unwrap_or(default.timeout),
         degrade: degrade.unwrap_or(default.degrade),

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tidegate_core::law::{LawParams, MaxStep};
-use tidegate_core::policy::{PartialBounds, UnknownAccounts};
+use tidegate_core::policy::{Degrade, PartialBounds, UnknownAccounts};
 use tidegate_core::time::Timestamp;
 
 use super::*;
@@ -199,6 +199,7 @@ fn policy_of_the_file_is_policy() {
         max_step_tokens = "10k"
         [tiers.gold]
         law_profile = "slow"
+        degrade = "open"
         bounds.prompt = { floor = "7.2M", ceiling = "100M" }
         [[tiers.gold.models]]
         model = "m"
@@ -228,6 +229,7 @@ fn policy_of_the_file_is_policy() {
     let gold = &policy.tiers()["gold"];
     assert_eq!(gold.bounds.prompt, PartialBounds { floor_tpm: Some(7_200_000), ceiling_tpm: Some(100_000_000) });
     assert_eq!(gold.bounds.generated, PartialBounds::default());
+    assert_eq!((gold.degrade, policy.tiers()["enterprise"].degrade), (Some(Degrade::Open), None));
     assert_eq!(gold.models[0].bounds.generated.floor_tpm, Some(72_000));
     let enterprise = &policy.tiers()["enterprise"].bounds;
     assert_eq!(enterprise.prompt, PartialBounds { floor_tpm: Some(3_600_000), ceiling_tpm: Some(1_000_000_000) });

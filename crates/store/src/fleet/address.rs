@@ -4,7 +4,7 @@ use std::fmt;
 
 use redis::cluster::ClusterClient;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode};
 
 /// Port of a server whose address names none, and of a Sentinel.
 const PORT: u16 = 6379;
@@ -18,14 +18,16 @@ const SENTINEL_PORT: u16 = 26_379;
 /// | `redis+cluster://[USER:PASSWORD@]HOST[:PORT],...` | a Cluster, of which these are members |
 /// | `redis+sentinel://[USER:PASSWORD@]HOST[:PORT],.../NAME` | the master called NAME, which these Sentinels know; user and password are the master's |
 /// | `unix:PATH` | one server, on a Unix socket |
+///
+/// With `rediss` in the place of `redis` all connections are TLS, to Sentinels too; a server's certificate must be of the host as it is named here.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreAddress(Form);
 
 #[derive(Clone, PartialEq, Eq)]
 enum Form {
-    Servers { servers: Vec<(String, u16)>, user: User, database: i64 },
-    Cluster { members: Vec<(String, u16)>, user: User },
-    Sentinel { sentinels: Vec<(String, u16)>, user: User, master: String },
+    Servers { servers: Vec<(String, u16)>, user: User, database: i64, tls: bool },
+    Cluster { members: Vec<(String, u16)>, user: User, tls: bool },
+    Sentinel { sentinels: Vec<(String, u16)>, user: User, master: String, tls: bool },
     Unix { path: String },
 }
 
@@ -41,9 +43,6 @@ pub enum NoAddress {
     /// Another scheme.
     #[error("is not the address of a store; write redis://HOST:PORT, redis+cluster://, redis+sentinel:// or unix:PATH")]
     Scheme,
-    /// TLS.
-    #[error("rediss:// is not there yet: this version speaks to the store without TLS")]
-    Tls,
     /// No host, or one that is none.
     #[error("names no server; write HOST:PORT, several of them separated by commas")]
     Hosts,
@@ -76,19 +75,23 @@ impl std::str::FromStr for StoreAddress {
             Some((user, hosts)) => (User::parse(user)?, hosts),
             None => (User::default(), authority),
         };
+        let (scheme, tls) = match scheme.split_once('+').unwrap_or((scheme, "")) {
+            ("redis" | "valkey", kind) => (kind, false),
+            ("rediss" | "valkeys", kind) => (kind, true),
+            _ => return Err(NoAddress::Scheme),
+        };
         let form = match scheme {
-            "redis" | "valkey" => {
+            "" => {
                 let database = if path.is_empty() { Ok(0) } else { path.parse::<u16>() };
                 let database = database.map_err(|_| NoAddress::Database)?.into();
-                Form::Servers { servers: servers(hosts, PORT)?, user, database }
+                Form::Servers { servers: servers(hosts, PORT)?, user, database, tls }
             }
-            "redis+cluster" if path.is_empty() => Form::Cluster { members: servers(hosts, PORT)?, user },
-            "redis+cluster" => return Err(NoAddress::Database),
-            "redis+sentinel" if path.is_empty() => return Err(NoAddress::Master),
-            "redis+sentinel" => {
-                Form::Sentinel { sentinels: servers(hosts, SENTINEL_PORT)?, user, master: path.to_owned() }
+            "cluster" if path.is_empty() => Form::Cluster { members: servers(hosts, PORT)?, user, tls },
+            "cluster" => return Err(NoAddress::Database),
+            "sentinel" if path.is_empty() => return Err(NoAddress::Master),
+            "sentinel" => {
+                Form::Sentinel { sentinels: servers(hosts, SENTINEL_PORT)?, user, master: path.to_owned(), tls }
             }
-            "rediss" | "valkeys" => return Err(NoAddress::Tls),
             _ => return Err(NoAddress::Scheme),
         };
         Ok(Self(form))
@@ -142,34 +145,68 @@ pub(super) enum Opener {
 }
 
 impl StoreAddress {
-    /// What opens connections to it.
+    /// Whether connections to it are TLS.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        match self.0 {
+            Form::Servers { tls, .. } | Form::Cluster { tls, .. } | Form::Sentinel { tls, .. } => tls,
+            Form::Unix { .. } => false,
+        }
+    }
+
+    /// What opens connections to it. `roots`: PEM certificates of those who may sign that of a server; `None`: the system's.
     ///
     /// # Errors
-    /// The library's, for an address that it cannot take.
-    pub(super) fn opener(&self) -> redis::RedisResult<Opener> {
-        let tcp = |(host, port): &(String, u16)| ConnectionAddr::Tcp(host.clone(), *port);
+    /// The library's, for an address or a certificate that it cannot take.
+    pub(super) fn opener(&self, roots: Option<&[u8]>) -> redis::RedisResult<Opener> {
+        if self.is_tls() {
+            // Another one that is there already does as well.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let certificates = || TlsCertificates { client_tls: None, root_cert: roots.map(<[u8]>::to_vec) };
+        let address = |(host, port): &(String, u16), tls: bool| {
+            let (host, port) = (host.clone(), *port);
+            if tls {
+                ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+            } else {
+                ConnectionAddr::Tcp(host, port)
+            }
+        };
         match &self.0 {
-            Form::Servers { servers, user, database } => {
-                let clients = servers.iter().map(|server| Client::open(connection(tcp(server), user, *database)?));
-                clients.collect::<Result<_, _>>().map(Opener::Servers)
+            Form::Servers { servers, user, database, tls } => {
+                let client = |server| {
+                    let info = connection(address(server, *tls), user, *database)?;
+                    if *tls { Client::build_with_tls(info, certificates()) } else { Client::open(info) }
+                };
+                servers.iter().map(client).collect::<Result<_, _>>().map(Opener::Servers)
             }
             Form::Unix { path } => {
                 let address = ConnectionAddr::Unix(path.into());
                 Ok(Opener::Servers(vec![Client::open(connection(address, &User::default(), 0)?)?]))
             }
-            Form::Cluster { members, user } => {
-                let members = members.iter().map(|member| connection(tcp(member), user, 0));
+            Form::Cluster { members, user, tls } => {
+                let members = members.iter().map(|member| connection(address(member, *tls), user, 0));
                 let members = members.collect::<redis::RedisResult<Vec<_>>>()?;
-                let builder = ClusterClient::builder(members)
+                let mut builder = ClusterClient::builder(members)
                     .connection_timeout(super::link::CONNECT)
                     .response_timeout(super::link::ANSWER)
                     .overall_response_timeout(Some(super::link::ANSWER))
                     .retries(3);
+                if *tls {
+                    builder = builder.tls(TlsMode::Secure).certs(certificates());
+                }
                 builder.build().map(|client| Opener::Cluster(Box::new(client)))
             }
-            Form::Sentinel { sentinels, user, master } => {
-                let mut builder =
-                    SentinelClientBuilder::new(sentinels.iter().map(tcp), master, SentinelServerType::Master)?;
+            Form::Sentinel { sentinels, user, master, tls } => {
+                let sentinels = sentinels.iter().map(|sentinel| address(sentinel, *tls));
+                let mut builder = SentinelClientBuilder::new(sentinels, master, SentinelServerType::Master)?;
+                if *tls {
+                    builder = builder
+                        .set_client_to_sentinel_tls_mode(TlsMode::Secure)
+                        .set_client_to_sentinel_certificates(certificates())
+                        .set_client_to_redis_tls_mode(TlsMode::Secure)
+                        .set_client_to_redis_certificates(certificates());
+                }
                 if let Some(name) = &user.name {
                     builder = builder.set_client_to_redis_username(name);
                 }
@@ -202,11 +239,12 @@ impl fmt::Display for StoreAddress {
             };
             servers.iter().map(server).collect::<Vec<_>>().join(",")
         };
+        let redis = if self.is_tls() { "rediss" } else { "redis" };
         match &self.0 {
-            Form::Servers { servers, database: 0, .. } => write!(f, "redis://{}", list(servers)),
-            Form::Servers { servers, database, .. } => write!(f, "redis://{}/{database}", list(servers)),
-            Form::Cluster { members, .. } => write!(f, "redis+cluster://{}", list(members)),
-            Form::Sentinel { sentinels, master, .. } => write!(f, "redis+sentinel://{}/{master}", list(sentinels)),
+            Form::Servers { servers, database: 0, .. } => write!(f, "{redis}://{}", list(servers)),
+            Form::Servers { servers, database, .. } => write!(f, "{redis}://{}/{database}", list(servers)),
+            Form::Cluster { members, .. } => write!(f, "{redis}+cluster://{}", list(members)),
+            Form::Sentinel { sentinels, master, .. } => write!(f, "{redis}+sentinel://{}/{master}", list(sentinels)),
             Form::Unix { path } => write!(f, "unix:{path}"),
         }
     }
@@ -229,13 +267,16 @@ mod tests {
             ("redis://me:s%40cret@a:1,b:2/3", "redis://a:1,b:2/3"),
             ("valkey://[::1]:7", "redis://[::1]:7"),
             ("redis+cluster://u:secret@a,b:2", "redis+cluster://a:6379,b:2"),
+            ("rediss://:secret@a/3", "rediss://a:6379/3"),
+            ("valkeys+cluster://:secret@a", "rediss+cluster://a:6379"),
+            ("rediss+sentinel://:secret@a/main", "rediss+sentinel://a:26379/main"),
             ("redis+sentinel://:secret@a,b/main", "redis+sentinel://a:26379,b:26379/main"),
             ("unix:/run/redis.sock", "unix:/run/redis.sock"),
         ] {
             let address: StoreAddress = text.parse().expect(text);
             assert_eq!(address.to_string(), printed);
             assert_eq!(format!("{address:?}"), printed);
-            assert!(address.opener().is_ok(), "{text}");
+            assert!(address.opener(None).is_ok(), "{text}");
         }
         let Ok(StoreAddress(Form::Servers { user, .. })) = "redis://me:s%40cret@a:1".parse() else {
             unreachable!("it is one")
@@ -248,7 +289,8 @@ mod tests {
         for (text, why) in [
             ("memory", NoAddress::Scheme),
             ("http://:secret@a", NoAddress::Scheme),
-            ("rediss://:secret@a", NoAddress::Tls),
+            ("redis+tls://:secret@a", NoAddress::Scheme),
+            ("rediss+cluster://:secret@a/1", NoAddress::Database),
             ("redis://", NoAddress::Hosts),
             ("redis://:secret@a:port", NoAddress::Hosts),
             ("redis://a,,b", NoAddress::Hosts),

@@ -40,6 +40,9 @@ const NEWS: Duration = Duration::from_millis(250);
 const MOST_WAITERS: usize = 4_096;
 /// Of what is asked for, this part is kept for those who come while a report is on its way.
 const KEPT_SHARE: u64 = 4;
+/// For requests that have not come yet, no more than this part of what is left of a limit is asked for: what is left last is for those
+/// who want it now, on whichever sidecar.
+const ROOM_SHARE: u64 = 8;
 /// How soon it is tried again what could not be asked because the ledger was asked too often.
 const AGAIN: Duration = Duration::from_millis(60);
 
@@ -295,8 +298,9 @@ impl Lease {
             seen.pressure = seen.pressure.max(sighted.pressure);
         }
         let need = Tokens::from_fn(|window| sum(&account.needs[window]));
-        let comes_in = if exact { Tokens::default() } else { self.demand.expected(now) };
-        let is_wanted = comes_in != Tokens::default() || self.asked != Tokens::default();
+        let expected = if exact { Tokens::default() } else { self.demand.expected(now) };
+        let comes_in = expected.map_with(&self.room(&need), |expected, room| *expected.min(&(room / ROOM_SHARE)));
+        let is_wanted = expected != Tokens::default() || self.asked != Tokens::default();
         let ttl = match (is_wanted, self.others_wait) {
             (false, _) => Duration::ZERO,
             (true, false) => LEASE,
@@ -325,7 +329,6 @@ impl Lease {
                 account.needs[window].push((second, kept[window]));
             }
         }
-        (self.asked, self.target) = (Tokens::default(), Tokens::default());
         let is_surely_known = self.acknowledged_at.after(SURELY_KNOWN) > now;
         Said {
             life,
@@ -339,6 +342,12 @@ impl Lease {
             seen: self.seen,
             at: now,
         }
+    }
+
+    /// What is left of the limits beside `need`, as far as is known.
+    fn room(&self, need: &Tokens) -> Tokens {
+        let limits = self.law.map_or(Tokens::default(), |known| known.limits);
+        Tokens::from_fn(|window| limits[window].saturating_sub(self.elsewhere[window]).saturating_sub(need[window]))
     }
 
     /// What the ledger answered to `said`, the last report made.
@@ -412,6 +421,7 @@ impl Lease {
     /// Ends the asking; all who wait look again.
     pub(super) fn finish(&mut self) -> Vec<oneshot::Sender<()>> {
         self.is_asked = false;
+        (self.asked, self.target) = (Tokens::default(), Tokens::default());
         std::mem::take(&mut self.waiters)
     }
 }

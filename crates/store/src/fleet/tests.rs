@@ -375,6 +375,19 @@ fn a_fleet_uses_its_limit_whoever_asks() {
     assert!(asked.is_some_and(|asked| asked <= 12 * 180), "{asked:?} reports of one sidecar in three minutes");
 }
 
+/// What one sidecar was given for requests that have not come is not missed by a request that is there.
+#[test]
+fn the_last_tokens_are_where_they_are_wanted() {
+    let mut world = World::new(2, Degrade::Closed, StoreMode::Leased);
+    world.pass(1_000);
+    for (which, tokens) in [(0, LIMIT / 2), (1, LIMIT / 4), (1, LIMIT / 8), (0, LIMIT / 8)] {
+        let before = world.allowed;
+        world.attempt(which, request(tokens), 0);
+        world.pass(30);
+        assert_eq!(world.allowed - before, tokens, "{} of {LIMIT} used", before);
+    }
+}
+
 #[test]
 fn a_key_that_nobody_uses_is_silent_and_forgotten() {
     let mut world = World::new(1, Degrade::Closed, StoreMode::Leased);

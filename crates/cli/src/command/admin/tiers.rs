@@ -1,9 +1,10 @@
 //! `tidegate admin tiers`.
 
+use clap::ValueEnum;
 use serde_json::{Value, json};
 use tidegate_proto::v1::{
-    CreateTierRequest, DeleteTierRequest, GetTierRequest, ListTiersRequest, ModelBounds, Tier, UpdateTierRequest,
-    WindowBounds,
+    CreateTierRequest, DegradeMode, DeleteTierRequest, GetTierRequest, ListTiersRequest, ModelBounds, Tier,
+    UpdateTierRequest, WindowBounds,
 };
 use tonic::Response;
 
@@ -102,10 +103,37 @@ pub(super) struct TierFields {
     /// Enforce its accounts' limits, or decide and count alone
     #[arg(long, value_name = "on|shadow|inherit", hide_possible_values = true)]
     enforcement: Option<OwnEnforcement>,
+    /// What decides while the store that a fleet shares is away
+    #[arg(long, value_name = "share|closed|open|inherit", hide_possible_values = true)]
+    degrade: Option<OwnDegrade>,
     #[command(flatten)]
     bounds: BoundFlags,
     #[command(flatten)]
     write: WriteFlags,
+}
+
+/// What a tier says for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OwnDegrade {
+    /// Each sidecar has its share of every limit
+    Share,
+    /// Nothing is admitted
+    Closed,
+    /// Each sidecar has the whole of every limit
+    Open,
+    /// As the settings of each sidecar say
+    Inherit,
+}
+
+impl OwnDegrade {
+    const fn to_wire(self) -> DegradeMode {
+        match self {
+            Self::Share => DegradeMode::Share,
+            Self::Closed => DegradeMode::Closed,
+            Self::Open => DegradeMode::Open,
+            Self::Inherit => DegradeMode::Unspecified,
+        }
+    }
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -126,6 +154,7 @@ const LISTING: Listing<Tier> = Listing {
         bounds::COLUMNS[2],
         "PROFILE",
         "ENFORCEMENT",
+        "DEGRADE",
         "#MODELS",
         "#REVISION",
     ],
@@ -133,7 +162,8 @@ const LISTING: Listing<Tier> = Listing {
         let [prompt, uncached, generated] = bounds::cells(tier.bounds.as_ref());
         let (models, revision) = (tier.models.len().to_string(), tier.revision.to_string());
         let (profile, enforcement) = (tier.law_profile.clone(), words::enforcement(tier.enforcement));
-        vec![tier.name.clone(), prompt, uncached, generated, profile, enforcement, models, revision]
+        let degrade = words::degrade(tier.degrade);
+        vec![tier.name.clone(), prompt, uncached, generated, profile, enforcement, degrade, models, revision]
     },
     json: to_json,
 };
@@ -168,6 +198,7 @@ pub(super) async fn run(mut session: Session, command: TiersCommand) -> Result<(
             let mut paths = fields.bounds.mask_paths();
             paths.extend(fields.law_profile.is_some().then(|| "law_profile".to_owned()));
             paths.extend(fields.enforcement.is_some().then(|| "enforcement".to_owned()));
+            paths.extend(fields.degrade.is_some().then(|| "degrade".to_owned()));
             let (options, update_mask) = (fields.write.to_wire(), mask(paths)?);
             update(&mut session, UpdateTierRequest { tier: Some(fields.tier(name)), update_mask, options }).await
         }
@@ -237,7 +268,8 @@ impl TierFields {
     fn tier(&self, name: String) -> Tier {
         let law_profile = self.law_profile.clone().unwrap_or_default();
         let enforcement = self.enforcement.map_or(0, |own| own.to_wire().into());
-        Tier { name, bounds: Some(self.bounds.to_wire()), law_profile, enforcement, ..Tier::default() }
+        let degrade = self.degrade.map_or(0, |own| own.to_wire().into());
+        Tier { name, bounds: Some(self.bounds.to_wire()), law_profile, enforcement, degrade, ..Tier::default() }
     }
 }
 
@@ -260,6 +292,7 @@ fn to_json(tier: &Tier) -> Value {
         "models": models.collect::<Vec<_>>(),
         "law_profile": tier.law_profile,
         "enforcement": words::enforcement(tier.enforcement),
+        "degrade": words::degrade(tier.degrade),
         "revision": tier.revision,
     })
 }

@@ -42,9 +42,12 @@ pub(super) fn in_words(value: Option<&Value>) -> String {
 // Each message is taken apart whole, so that a field that is new in the proto cannot be forgotten here.
 
 pub(super) fn of_tier(tier: &Tier) -> Fields {
-    let Tier { name: _, bounds, models, law_profile, enforcement, revision: _ } = tier;
+    let Tier { name: _, bounds, models, law_profile, enforcement, degrade, revision: _ } = tier;
     let mut fields = Fields::new();
     add_enforcement(&mut fields, *enforcement);
+    if *degrade != 0 {
+        fields.insert("degrade".to_owned(), words::degrade(*degrade).into());
+    }
     state(&mut fields, "law_profile", law_profile);
     add_bounds(&mut fields, "bounds", bounds.as_ref());
     for ModelBounds { model, variant, bounds } in models {

@@ -8,6 +8,7 @@ use tidegate_core::policy::{
     Account, Kind, Model, ModelBounds, Override, PartialBounds, Policy, Scope, Tier, WindowBounds, Written,
 };
 
+use super::degrade::{said_degrade, wire_degrade};
 use super::enforcement::{said, wire_enforcement};
 use super::{Entry, Id};
 use crate::convert::{InvalidField, time};
@@ -16,7 +17,7 @@ use crate::v1;
 impl Entry for Tier {
     type Wire = v1::Tier;
     const KIND: Kind = Kind::Tier;
-    const FIELDS: &'static [&'static str] = &["bounds", "models", "law_profile", "enforcement"];
+    const FIELDS: &'static [&'static str] = &["bounds", "models", "law_profile", "enforcement", "degrade"];
 
     fn id(&self) -> Id<'_> {
         Id { name: &self.name, variant: "" }
@@ -55,6 +56,7 @@ impl Entry for Tier {
             }
             "law_profile" => self.law_profile = reference("tier.law_profile", &wire.law_profile)?,
             "enforcement" => self.enforcement = said("tier.enforcement", wire.enforcement)?,
+            "degrade" => self.degrade = said_degrade("tier.degrade", wire.degrade)?,
             _ => return Ok(set_bounds(&mut self.bounds, path, wire.bounds.as_ref())),
         }
         Ok(true)
@@ -72,6 +74,7 @@ impl Entry for Tier {
             models: self.models.iter().map(bounds_of).collect(),
             law_profile: self.law_profile.clone(),
             enforcement: wire_enforcement(self.enforcement).into(),
+            degrade: wire_degrade(self.degrade).into(),
             revision: self.revision,
         }
     }

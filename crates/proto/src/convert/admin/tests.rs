@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use prost_types::Timestamp as WireTimestamp;
-use tidegate_core::policy::{Account, Model, Override, PartialBounds, PolicyWrite, Scope, Tier, WindowBounds};
+use tidegate_core::policy::{Account, Degrade, Model, Override, PartialBounds, PolicyWrite, Scope, Tier, WindowBounds};
 use tidegate_core::time::Timestamp;
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -27,6 +27,7 @@ fn wire_tier() -> v1::Tier {
         models: vec![v1::ModelBounds { model: "m".into(), variant: "turbo".into(), bounds: prompt(bounds(1, None)) }],
         law_profile: "published".into(),
         enforcement: v1::Enforcement::Shadow.into(),
+        degrade: v1::DegradeMode::Open.into(),
         revision: 0,
     }
 }
@@ -67,6 +68,17 @@ fn what_was_created_reads_back_the_same() {
     let entry: Override = create(Some(&wire_override())).expect("well formed");
     assert_eq!(entry.expires_at, Some(Timestamp::from_micros(2_000_000_000_000_005)));
     assert_eq!(entry.to_wire(), wire_override());
+}
+
+#[test]
+fn a_tier_says_what_decides_without_the_store_or_nothing() {
+    refused(create::<Tier>(Some(&v1::Tier { degrade: 4, ..wire_tier() })), "tier.degrade");
+    let inherits = v1::Tier { degrade: 0, ..wire_tier() };
+    assert_eq!(create::<Tier>(Some(&inherits)).expect("well formed").degrade, None);
+    for (wire, degrade) in [(1, Degrade::Share), (2, Degrade::Closed), (3, Degrade::Open)] {
+        let tier = create::<Tier>(Some(&v1::Tier { degrade: wire, ..wire_tier() })).expect("well formed");
+        assert_eq!((tier.degrade, tier.to_wire().degrade), (Some(degrade), wire));
+    }
 }
 
 #[test]
