@@ -44,6 +44,7 @@ mod elsewhere;
 mod lease;
 mod link;
 mod policy;
+mod reset;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -522,18 +523,16 @@ impl Store for FleetStore {
         self.desk.write_policy(now, write, author, dry_run)
     }
 
-    /// Refused, but for a dry run: the fleet's law would not hear of it.
-    async fn reset_limit(
+    /// For the whole fleet. Known is a key of which this sidecar knows, or of which the fleet's limits are above their floors;
+    /// dropped tokens are those that were held on this sidecar.
+    fn reset_limit(
         &self,
         now: Timestamp,
         reset: &Reset,
         author: Author,
         dry_run: bool,
-    ) -> Result<Option<ResetDone>, NotDurable> {
-        if !dry_run {
-            return Err(NotDurable::NotYet("ResetLimit where limits are shared"));
-        }
-        self.desk.table.reset_limit(now, reset, author, true).await
+    ) -> impl Future<Output = Result<Option<ResetDone>, NotDurable>> + Send {
+        self.desk.reset_limit(now, reset, author, dry_run)
     }
 
     fn changes(&self, query: &ChangeQuery) -> impl Future<Output = ChangePage> + Send {

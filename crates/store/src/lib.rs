@@ -300,9 +300,6 @@ pub enum NotDurable {
     /// Ours: the store has begun to write it, and has not answered for so long. It may still take effect: read before trying again.
     #[error("the store has not answered within {0:?}; the write may still take effect")]
     Perhaps(Duration),
-    /// Nobody's: this store does not do that yet. Nothing changed.
-    #[error("this store cannot do it yet: {0}")]
-    NotYet(&'static str),
 }
 
 /// Why policy was not written.

@@ -23,6 +23,18 @@ impl KeyState {
 }
 
 impl Outlook {
+    /// That of a key in this phase, whose law of now is kept elsewhere.
+    #[must_use]
+    pub const fn of(now: Timestamp, phase_seconds: u64, law: Law) -> Self {
+        Self { now, phase_seconds, law }
+    }
+
+    /// The law, as of the last [`Outlook::advance`].
+    #[must_use]
+    pub const fn law(&self) -> Law {
+        self.law
+    }
+
     /// Moves on as the key itself would under `resolved`. An earlier instant moves no time.
     pub fn advance(&mut self, now: Timestamp, resolved: &Resolved) {
         self.now = self.now.max(now);

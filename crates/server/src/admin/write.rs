@@ -123,13 +123,10 @@ pub(super) fn not_written(failure: PolicyError) -> Status {
     }
 }
 
-/// UNAVAILABLE: the store may do better in a moment. UNIMPLEMENTED where it cannot.
+/// UNAVAILABLE: the store may do better in a moment.
 pub(super) fn not_durable(failure: &NotDurable) -> Status {
     /// The disk is tried again within as much.
     const RETRY_AFTER: Duration = Duration::from_secs(5);
-    if let NotDurable::NotYet(what) = failure {
-        return error::unimplemented(what);
-    }
     tracing::warn!(%failure, "policy not written");
     error::unavailable(error::STORE_UNAVAILABLE, failure.to_string(), RETRY_AFTER)
 }

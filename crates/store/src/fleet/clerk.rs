@@ -236,7 +236,7 @@ impl Work {
                 }
                 Some(errand) = orders.errands.recv(), if letters.len() < MOST_CARRIED => {
                     let (desk, connection) = (Arc::clone(&self.desk), connection.clone());
-                    letters.spawn(async move { desk.carry(connection, errand).await });
+                    letters.spawn(async move { desk.run(connection, errand).await });
                 }
                 Some(key) = orders.keys.recv(), if tasks.len() < MOST_AT_ONCE => {
                     let (work, connection, run_id) = (Arc::clone(self), connection.clone(), run_id.to_owned());

@@ -12,7 +12,7 @@ use minicbor::{Decode, Encode};
 use parking_lot::Mutex;
 use redis::RedisResult;
 use tidegate_core::decision::SettleOutcome;
-use tidegate_core::key::LimitKey;
+use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::reservation::Ticket;
 use tidegate_core::state::SettleCounts;
 use tidegate_core::time::Timestamp;
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::Desk;
 use super::link::Connection;
+use super::reset::LawWrite;
 use crate::durable::layout::encoded;
 use crate::redis::{SIDECARS_KEY, letter_key, mailbox_key, named, settled_key, slot};
 use crate::{Booked, EndError, Store};
@@ -60,8 +61,18 @@ pub(super) enum Verb {
 /// What came of it.
 type Done = Result<Booked, EndError>;
 
+/// What the clerk is sent for.
+pub(super) enum Errand {
+    /// A call that is to be carried.
+    Call(Box<Call>),
+    /// A law that is to be written.
+    Law(Box<LawWrite>),
+    /// A key of which all other sidecars are to drop the holds.
+    DropHolds(LimitKey),
+}
+
 /// A call that is to be carried.
-pub(super) struct Errand {
+pub(super) struct Call {
     key: LimitKey,
     ticket: Ticket,
     id: String,
@@ -78,7 +89,7 @@ enum Where {
 
 /// What sidecars write to each other.
 #[derive(Debug, PartialEq, Eq, Encode, Decode)]
-enum Letter {
+pub(super) enum Letter {
     #[n(0)]
     Call {
         #[n(0)]
@@ -97,11 +108,20 @@ enum Letter {
         #[n(1)]
         told: Told,
     },
+    #[n(2)]
+    DropHolds {
+        #[n(0)]
+        account: String,
+        #[n(1)]
+        model: String,
+        #[n(2)]
+        variant: String,
+    },
 }
 
 /// [`Done`], in a letter.
 #[derive(Debug, PartialEq, Eq, Encode, Decode)]
-struct Told {
+pub(super) struct Told {
     #[n(0)]
     code: u8,
     #[n(1)]
@@ -148,7 +168,7 @@ const TAKEN: Booked = Booked { outcome: SettleOutcome::Late, ..NOTHING };
 
 /// What is on its way.
 pub(super) struct Elsewhere {
-    errands: mpsc::Sender<Errand>,
+    pub(super) errands: mpsc::Sender<Errand>,
     awaited: Mutex<HashMap<u64, oneshot::Sender<Done>>>,
     silent: Mutex<HashMap<u64, Timestamp>>,
 }
@@ -208,7 +228,8 @@ impl Desk {
             return None;
         }
         let (tell, told) = oneshot::channel();
-        self.elsewhere.errands.try_send(Errand { key, ticket, id: id.to_owned(), verb, tell }).ok()?;
+        let call = Call { key, ticket, id: id.to_owned(), verb, tell };
+        self.elsewhere.errands.try_send(Errand::Call(Box::new(call))).ok()?;
         match timeout(PATIENCE, told).await {
             Ok(Ok(Where::There(done))) => Some(done),
             Ok(Ok(Where::Here) | Err(_)) | Err(_) => None,
@@ -226,23 +247,32 @@ impl Desk {
         }
     }
 
+    /// Does what the clerk is sent for.
+    pub(super) async fn run(&self, connection: Connection, errand: Errand) -> RedisResult<()> {
+        match errand {
+            Errand::Call(call) => self.carry(connection, *call).await,
+            Errand::Law(write) => write.make(connection).await,
+            Errand::DropHolds(key) => self.tell_all_to_drop(connection, key).await,
+        }
+    }
+
     /// Carries one call: to the sidecar that admitted, if it is there, else nowhere.
-    pub(super) async fn carry(&self, mut connection: Connection, errand: Errand) -> RedisResult<()> {
-        let found = self.find(&mut connection, &errand).await?;
+    async fn carry(&self, mut connection: Connection, call: Call) -> RedisResult<()> {
+        let found = self.find(&mut connection, &call).await?;
         let counter = match &found {
             Where::There(_) => &self.counters.carried,
             Where::Here => &self.counters.taken_over,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         // Whoever asked may have gone on.
-        let _ = errand.tell.send(found);
+        let _ = call.tell.send(found);
         Ok(())
     }
 
-    async fn find(&self, connection: &mut Connection, errand: &Errand) -> RedisResult<Where> {
-        let admitted_by = errand.ticket.number.incarnation;
-        let mark = settled_key(slot(errand.key.as_ref()), errand.ticket.number);
-        let ended = match errand.verb {
+    async fn find(&self, connection: &mut Connection, call: &Call) -> RedisResult<Where> {
+        let admitted_by = call.ticket.number.incarnation;
+        let mark = settled_key(slot(call.key.as_ref()), call.ticket.number);
+        let ended = match call.verb {
             Verb::Progress(_) => Err(EndError::Ended),
             Verb::Settle(..) | Verb::Release => Ok(NOTHING),
         };
@@ -253,13 +283,13 @@ impl Desk {
             let seen: Option<f64> =
                 redis::cmd("ZSCORE").arg(SIDECARS_KEY).arg(named(admitted_by)).query_async(connection).await?;
             if seen.is_some()
-                && let Some(done) = self.ask(connection, admitted_by, errand).await?
+                && let Some(done) = self.ask(connection, admitted_by, call).await?
             {
                 return Ok(Where::There(done));
             }
         }
-        if let Verb::Settle(..) = errand.verb {
-            let lasts = errand.ticket.good_until().since((self.now)());
+        if let Verb::Settle(..) = call.verb {
+            let lasts = call.ticket.good_until().since((self.now)());
             let lasts_ms = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1);
             let mut take = redis::cmd("SET");
             take.arg(&mark).arg(named(self.table.incarnation)).arg("NX").arg("PX").arg(lasts_ms);
@@ -272,10 +302,10 @@ impl Desk {
     }
 
     /// `None`: the letter was not taken, and never will be.
-    async fn ask(&self, connection: &mut Connection, whom: u64, errand: &Errand) -> RedisResult<Option<Done>> {
+    async fn ask(&self, connection: &mut Connection, whom: u64, call: &Call) -> RedisResult<Option<Done>> {
         let number = getrandom::u64().map_err(|error| redis::RedisError::from(std::io::Error::other(error)))?;
         let mut answer = Awaited::new(&self.elsewhere, number);
-        let (id, verb) = (errand.id.clone(), errand.verb);
+        let (id, verb) = (call.id.clone(), call.verb);
         let letter = encoded(&Letter::Call { from: self.table.incarnation, number, id, verb });
         let waiting = post(connection, whom, &letter).await?;
         if waiting <= MOST_LETTERS
@@ -308,6 +338,11 @@ impl Desk {
                         let _ = tell.send(done);
                     }
                 }
+                Some(Letter::DropHolds { account, model, variant }) => {
+                    if let Ok(key) = KeyRef::new(&account, &model, &variant) {
+                        self.drop_holds(key);
+                    }
+                }
                 Some(Letter::Call { from, number, id, verb }) => {
                     if !claim(&mut connection, number).await? {
                         // Who wrote it has given up.
@@ -324,7 +359,7 @@ impl Desk {
 }
 
 /// Puts a letter into a mailbox; how many are in it then.
-async fn post(connection: &mut Connection, whose: u64, letter: &[u8]) -> RedisResult<u64> {
+pub(super) async fn post(connection: &mut Connection, whose: u64, letter: &[u8]) -> RedisResult<u64> {
     let mailbox = mailbox_key(whose);
     let mut both = redis::pipe();
     both.atomic().rpush(&mailbox, letter).pexpire(&mailbox, LETTERS_KEPT_MS).ignore();

@@ -237,6 +237,15 @@ impl Lease {
         Next::Wait(told, asks)
     }
 
+    /// Somebody wants the next answer; `true`: and the ledger is to be asked first.
+    pub(super) fn on_question(&mut self) -> (oneshot::Receiver<()>, bool) {
+        let (tell, told) = oneshot::channel();
+        self.waiters.push(tell);
+        let asks = !self.is_asked;
+        self.is_asked = true;
+        (told, asks)
+    }
+
     /// Whether the fleet had less than was wanted of one of these windows, a moment ago.
     pub(super) fn is_exhausted(&self, now: Timestamp, missing: &Tokens) -> bool {
         self.answered_at.after(NEWS) > now

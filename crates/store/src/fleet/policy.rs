@@ -78,12 +78,15 @@ fn revision_of(stamp: &str) -> Option<u64> {
     stamp.split_once(':')?.0.parse().ok()
 }
 
+/// Records by their places; `None`: there is to be none.
+pub(super) type Writes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
 /// A write that is to be made.
 pub(super) struct Job {
     expected: String,
     new: Policy,
     change: Change,
-    writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    writes: Writes,
     tell: oneshot::Sender<Result<Made, NotDurable>>,
 }
 
@@ -108,6 +111,12 @@ impl SharedPolicy {
         (Self { described, known, jobs, turn, differences }, waiting)
     }
 
+    /// Waits for the turn to write.
+    pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, NotDurable> {
+        let turn = tokio::time::timeout(PATIENCE, self.turn.lock()).await;
+        turn.map_err(|_| nothing("other writes have waited for it for too long"))
+    }
+
     /// Whether what decides here is what the store had a moment ago.
     pub(super) fn is_shared(&self) -> bool {
         !self.known.lock().stamp.is_empty()
@@ -126,14 +135,9 @@ impl Desk {
         if dry_run {
             return self.table.write_policy(now, write, author, true).await;
         }
-        let turn = tokio::time::timeout(PATIENCE, self.policy.turn.lock()).await;
-        let _turn = turn.map_err(|_| nothing("other writes have waited for it for too long"))?;
+        let _turn = self.policy.turn().await?;
         for _ in 0..MOST_ATTEMPTS {
-            let expected = self.policy.known.lock().stamp.clone();
-            if !self.status.answers() || expected.is_empty() {
-                let failure = self.status.failure().unwrap_or_else(|| "its policy is not known yet".to_owned());
-                return Err(nothing(failure).into());
-            }
+            let expected = self.known_stamp()?;
             let old = self.table.policy.load_full();
             let object = write.title();
             let (new, result) = old.apply(write.clone(), now)?;
@@ -143,17 +147,37 @@ impl Desk {
             let change = Change { sequence, time: now, author: author.clone(), object, before, after, limits: None };
             let mut writes = vec![(HEAD.to_vec(), Some(encoded(&new.head())))];
             writes.extend(entry_writes(&old, &new, &change).into_iter().map(|(place, record)| (at(&place), record)));
-            let (tell, told) = oneshot::channel();
-            let job = Job { expected, new, change, writes, tell };
-            self.policy.jobs.try_send(job).map_err(|_| nothing("too many writes wait for it"))?;
-            match tokio::time::timeout(PATIENCE, told).await {
-                Ok(Ok(Ok(Made::Written))) => return Ok(PolicyWritten { result, persisted: true, effect }),
-                Ok(Ok(Ok(Made::Overtaken))) => {}
-                Ok(Ok(Err(failure))) => return Err(failure.into()),
-                Ok(Err(_)) | Err(_) => return Err(NotDurable::Perhaps(PATIENCE).into()),
+            if self.submit(expected, new, change, writes).await? {
+                return Ok(PolicyWritten { result, persisted: true, effect });
             }
         }
         Err(nothing("other sidecars wrote all the time").into())
+    }
+
+    /// The stamp of the policy that decides here. To be asked for before that policy is looked at.
+    pub(super) fn known_stamp(&self) -> Result<String, NotDurable> {
+        let stamp = self.policy.known.lock().stamp.clone();
+        if !self.status.answers() || stamp.is_empty() {
+            return Err(nothing(self.status.failure().unwrap_or_else(|| "its policy is not known yet".to_owned())));
+        }
+        Ok(stamp)
+    }
+
+    /// Has a write made of the policy of this stamp; `false`: another sidecar was first, and what it wrote is known now.
+    pub(super) async fn submit(
+        &self,
+        expected: String,
+        new: Policy,
+        change: Change,
+        writes: Writes,
+    ) -> Result<bool, NotDurable> {
+        let (tell, told) = oneshot::channel();
+        let job = Job { expected, new, change, writes, tell };
+        self.policy.jobs.try_send(job).map_err(|_| nothing("too many writes wait for it"))?;
+        match tokio::time::timeout(PATIENCE, told).await {
+            Ok(Ok(made)) => made.map(|made| matches!(made, Made::Written)),
+            Ok(Err(_)) | Err(_) => Err(NotDurable::Perhaps(PATIENCE)),
+        }
     }
 
     /// What is in the store decides from now on.
@@ -318,7 +342,7 @@ impl PolicyKeeper {
         connection: &mut Connection,
         (expected, stamp): (&str, &str),
         replaces: bool,
-        writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+        writes: Writes,
         records: Vec<Vec<u8>>,
     ) -> RedisResult<String> {
         let mut call = self.script.key(POLICY_KEY);

@@ -6,6 +6,7 @@ use tidegate_core::decision::WindowStatus;
 use tidegate_core::fleet::KnownLaw;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::law::{EPOCH_SECONDS, Law};
+use tidegate_core::policy::Resolved;
 use tidegate_core::reservation::Ticket;
 use tidegate_core::state::{Allotment, Beyond, KeyState, Rules, Sighted};
 use tidegate_core::time::Timestamp;
@@ -83,9 +84,13 @@ impl MemoryStore {
         let begins = Timestamp::from_seconds(epoch.saturating_mul(EPOCH_SECONDS).saturating_sub(phase));
         law.advance_boosted(begins, phase, bounds, &resolved.law, &resolved.boosts);
         let limits = Tokens::from_fn(|window| law.limit_tpm(window, &bounds[window]));
-        let lasts = law.epochs_to_default(bounds, &resolved.law).saturating_mul(EPOCH_SECONDS);
         let version = known.map_or(0, |known| known.version) + 1;
-        (KnownLaw { version, law, limits }, Duration::from_secs(lasts))
+        (KnownLaw { version, law, limits }, lasts(&law, &resolved))
+    }
+
+    /// After how long the law is the default again without a call.
+    pub(crate) fn law_lasts(&self, now: Timestamp, key: KeyRef<'_>, law: &Law) -> Duration {
+        lasts(law, &self.policy.load().resolve(key, now))
     }
 
     /// The key's windows, as a process meets them that may count `part` of it.
@@ -130,6 +135,10 @@ impl MemoryStore {
         let is_known = self.known(self.of_key(key.as_ref())).is_some_and(|entry| entry.state.remembers(ticket.number));
         (!is_known).then_some((key, ticket))
     }
+}
+
+fn lasts(law: &Law, resolved: &Resolved) -> Duration {
+    Duration::from_secs(law.epochs_to_default(&resolved.bounds, &resolved.law).saturating_mul(EPOCH_SECONDS))
 }
 
 impl Part {

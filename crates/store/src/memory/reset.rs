@@ -48,8 +48,18 @@ impl MemoryStore {
         Some(done)
     }
 
+    /// Tokens that the key holds.
+    pub(crate) fn held(&self, now: Timestamp, fingerprint: Fingerprint) -> u64 {
+        let Some(mut entry) = self.known(fingerprint) else { return 0 };
+        self.refresh(now, &mut entry);
+        self.call(now, fingerprint, &mut entry, |state, rules| {
+            state.advance(now, rules);
+            state.held_tokens()
+        })
+    }
+
     /// Piece by piece, so that the key is never locked for long.
-    fn drop_holds(&self, now: Timestamp, fingerprint: Fingerprint) {
+    pub(crate) fn drop_holds(&self, now: Timestamp, fingerprint: Fingerprint) {
         let mut after = None;
         while let Some(mut entry) = self.known(fingerprint) {
             after = self.call(now, fingerprint, &mut entry, |state, _| state.drop_holds(after, HOLDS_AT_ONCE));
