@@ -52,6 +52,9 @@ pub struct Report<'a> {
     pub needs: PerWindow<Leaving<'a>>,
     /// What it wants on top, for requests to come.
     pub wants: PerWindow<u64>,
+    /// Whether it goes on wanting what it is not granted: then others share what is left with it. Who asks for each decision does
+    /// not, as that one is denied.
+    pub waits: bool,
     /// What the law is to know.
     pub seen: PerWindow<Seen>,
 }
@@ -197,7 +200,7 @@ impl Ledger {
                 let mut share = Share::needing(report.needs[window], now_ms);
                 let free = limits[window].saturating_sub(elsewhere[window]).saturating_sub(share.need);
                 share.granted = report.wants[window].min(free / (waiting[window] + 1));
-                share.missing = report.wants[window] - share.granted;
+                share.missing = if report.waits { report.wants[window] - share.granted } else { 0 };
                 share
             });
             if let Some(known) = current {

@@ -61,6 +61,8 @@ use stats::Counters;
 
 /// Keys that wait for their report to be made; one more is decided without.
 const MOST_QUEUED: usize = 8_192;
+/// What changes without a decision is told so much later, together with what follows.
+const SETTLED_LATER: Duration = Duration::from_millis(200);
 /// How often one request asks the ledger at most: others may take what was granted.
 const MOST_ATTEMPTS: usize = 4;
 
@@ -152,7 +154,11 @@ struct Orders {
 /// What became of one attempt to decide.
 enum Attempt {
     Decided(Box<Reserved>),
-    Wait(oneshot::Receiver<()>),
+    /// For an answer that somebody was asked for; what the request asks for.
+    Wait {
+        told: oneshot::Receiver<()>,
+        ask: Tokens,
+    },
 }
 
 /// What is known of the ledger at an attempt.
@@ -199,14 +205,25 @@ impl FleetStore {
 
     async fn decide(&self, now: Timestamp, request: &Request<'_>) -> Result<Reserved, ReserveError> {
         let key = self.desk.table.of_key(request.key);
-        let (mut now, mut ledger, mut deadline) = (now, Ledger::Asked, None);
+        let (mut now, mut ledger, mut deadline, mut waited) = (now, Ledger::Asked, None, None);
         for attempt in 0.. {
             if attempt == MOST_ATTEMPTS && ledger == Ledger::Asked {
                 ledger = Ledger::HasNoMore;
             }
-            let told = match self.desk.attempt(now, key, request, attempt, ledger)? {
-                Attempt::Decided(reserved) => return Ok(*reserved),
-                Attempt::Wait(told) => told,
+            let told = match self.desk.attempt(now, key, request, waited, ledger)? {
+                Attempt::Decided(reserved) => {
+                    let mode = self.desk.settings.mode;
+                    if mode == StoreMode::Strict && waited.is_some() && reserved.answer.outcome.is_err() {
+                        // What it was granted of what it asked for is not its own: the next one asks for it, wherever that is.
+                        self.desk.on_news(now, request.key, Duration::ZERO);
+                        self.desk.tell(now, request.key).await;
+                    }
+                    return Ok(*reserved);
+                }
+                Attempt::Wait { told, ask } => {
+                    waited = Some(ask);
+                    told
+                }
             };
             let until = *deadline.get_or_insert_with(|| soon(self.desk.settings.timeout));
             if tokio::time::timeout_at(until, told).await.is_err() {
@@ -281,11 +298,11 @@ impl Desk {
         now: Timestamp,
         fingerprint: Fingerprint,
         request: &Request<'_>,
-        attempt: usize,
+        waited: Option<Tokens>,
         ledger: Ledger,
     ) -> Result<Attempt, ReserveError> {
         let ledger = if self.is_ready(now, request.key) { ledger } else { Ledger::Away };
-        let step = |lease: &mut Lease| self.attempt_under(now, fingerprint, lease, request, attempt, ledger);
+        let step = |lease: &mut Lease| self.attempt_under(now, fingerprint, lease, request, waited, ledger);
         self.on_lease(now, fingerprint, request.key, step).unwrap_or_else(|| {
             let nothing = Part::of(Tokens::default(), Tokens::default(), Beyond::Unavailable);
             self.reserve(now, fingerprint, request, &nothing).map(|reserved| Attempt::Decided(Box::new(reserved)))
@@ -299,11 +316,14 @@ impl Desk {
         fingerprint: Fingerprint,
         lease: &mut Lease,
         request: &Request<'_>,
-        attempt: usize,
+        waited: Option<Tokens>,
         ledger: Ledger,
     ) -> Result<Attempt, ReserveError> {
+        if let Some(asked) = &waited {
+            lease.on_looked(asked);
+        }
         let every_time = self.settings.mode == StoreMode::Strict;
-        let asks_first = every_time && attempt == 0 && ledger == Ledger::Asked;
+        let asks_first = every_time && waited.is_none() && ledger == Ledger::Asked;
         let allotted = if asks_first { None } else { lease.allotted(now) };
         let part = self.part(lease, allotted, ledger);
         let short = match self.table.try_reserve(now, request, fingerprint, Some(&part))? {
@@ -313,8 +333,8 @@ impl Desk {
             }
             Err(short) => short,
         };
-        let ledger = match self.next(now, fingerprint, lease, &short, attempt) {
-            Some(Next::Wait(told, _)) => return Ok(Attempt::Wait(told)),
+        let ledger = match self.next(now, fingerprint, lease, &short, waited.is_none()) {
+            Some(Next::Wait(told, _)) => return Ok(Attempt::Wait { told, ask: short.ask }),
             Some(Next::Deny) => Ledger::HasNoMore,
             Some(Next::Full) | None => Ledger::Away,
         };
@@ -331,13 +351,13 @@ impl Desk {
         fingerprint: Fingerprint,
         lease: &mut Lease,
         short: &Short,
-        attempt: usize,
+        is_first: bool,
     ) -> Option<Next> {
         let every_time = self.settings.mode == StoreMode::Strict;
-        if attempt > 0 && lease.is_exhausted(now, &short.missing) {
+        if !is_first && lease.is_exhausted(now, &short.missing) {
             return Some(Next::Deny);
         }
-        let next = lease.on_short(now, short, attempt == 0, every_time);
+        let next = lease.on_short(now, short, is_first, every_time);
         if matches!(next, Next::Wait(_, true)) && !self.enqueue(fingerprint, lease) {
             return None;
         }
@@ -350,7 +370,7 @@ impl Desk {
             return true;
         }
         self.counters.queue_full.fetch_add(1, Ordering::Relaxed);
-        drop(lease.finish());
+        drop(lease.finish((self.now)()));
         false
     }
 
@@ -408,7 +428,7 @@ impl Desk {
         };
         self.counters.on_decided(admits, ledger == Ledger::Away, ask);
         if ledger == Ledger::Away {
-            if admits && let Some(at) = lease.on_news(now) {
+            if admits && let Some(at) = lease.on_news(now, SETTLED_LATER) {
                 self.due.lock().push(Reverse((at, fingerprint)));
             }
         } else if lease.on_decided(now, ask) {
@@ -416,17 +436,42 @@ impl Desk {
         }
     }
 
-    /// Something was booked on the reservation that `id` names: the ledger is to hear of it.
-    fn on_booked(&self, id: &str) {
-        if let Some(key) = self.table.named_by(id) {
-            self.on_news((self.now)(), key.as_ref());
+    /// Something was booked on the reservation that `id` names: the ledger is to hear of it. In `strict` it has, when this returns, if it
+    /// answers in time; else with what follows, or at once where more was used than was reserved.
+    async fn on_booked(&self, id: &str, used: &Tokens) {
+        let Some((key, ticket)) = self.table.named_by(id) else { return };
+        let (now, key) = ((self.now)(), key.as_ref());
+        let is_debt = used.iter().any(|(window, used)| *used > ticket.reserved[window]);
+        self.on_news(now, key, if is_debt { Duration::ZERO } else { SETTLED_LATER });
+        if self.settings.mode == StoreMode::Strict {
+            self.tell(now, key).await;
+        }
+    }
+
+    /// Tells the ledger what has changed, and waits for its answer, if it comes in time.
+    async fn tell(&self, now: Timestamp, key: KeyRef<'_>) {
+        let until = soon(self.settings.timeout);
+        // A report that is on its way may have been made before.
+        for _ in 0..2 {
+            if !self.is_ready(now, key) {
+                return;
+            }
+            let fingerprint = self.table.of_key(key);
+            let asked = self.on_lease(now, fingerprint, key, |lease| {
+                let (told, asks) = lease.has_news().then(|| lease.on_question())?;
+                (!asks || self.enqueue(fingerprint, lease)).then_some(told)
+            });
+            let Some(told) = asked.flatten() else { return };
+            if tokio::time::timeout_at(until, told).await.is_err() {
+                return;
+            }
         }
     }
 
     /// What the key has has changed without a decision.
-    fn on_news(&self, now: Timestamp, key: KeyRef<'_>) {
+    fn on_news(&self, now: Timestamp, key: KeyRef<'_>, wait: Duration) {
         let fingerprint = self.table.of_key(key);
-        if let Some(Some(at)) = self.on_lease(now, fingerprint, key, |lease| lease.on_news(now)) {
+        if let Some(Some(at)) = self.on_lease(now, fingerprint, key, |lease| lease.on_news(now, wait)) {
             self.due.lock().push(Reverse((at, fingerprint)));
         }
     }
@@ -451,7 +496,7 @@ impl Store for FleetStore {
             return done;
         }
         let booked = self.desk.table.report_progress(now, reservation_id, generated_tokens).await?;
-        self.desk.on_booked(reservation_id);
+        self.desk.on_booked(reservation_id, &booked.tokens).await;
         Ok(booked)
     }
 
@@ -462,7 +507,7 @@ impl Store for FleetStore {
             return done;
         }
         let booked = self.desk.table.settle(now, reservation_id, counts).await?;
-        self.desk.on_booked(reservation_id);
+        self.desk.on_booked(reservation_id, &booked.tokens).await;
         Ok(booked)
     }
 
@@ -471,7 +516,7 @@ impl Store for FleetStore {
             return done.map(|booked| booked.outcome);
         }
         let outcome = self.desk.table.release(now, reservation_id).await?;
-        self.desk.on_booked(reservation_id);
+        self.desk.on_booked(reservation_id, &Tokens::default()).await;
         Ok(outcome)
     }
 

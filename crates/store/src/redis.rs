@@ -100,9 +100,10 @@ pub fn named(number: u64) -> String {
 /// The arguments of [`REPORT`].
 #[must_use]
 pub fn arguments(report: &Report<'_>) -> Vec<String> {
-    let Report { life, incarnation, sequence, acknowledged, phase_seconds, ttl_ms, needs, wants, seen } = report;
+    let Report { life, incarnation, sequence, acknowledged, phase_seconds, ttl_ms, needs, wants, waits, seen } = report;
     let mut arguments = vec![named(*life), named(*incarnation)];
     arguments.extend([sequence, acknowledged, phase_seconds, ttl_ms].map(u64::to_string));
+    arguments.push(u8::from(*waits).to_string());
     arguments.extend(wants.iter().map(|(_, tokens)| tokens.to_string()));
     for (_, seen) in seen.iter() {
         let denied = u64::from(seen.denied);

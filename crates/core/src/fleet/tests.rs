@@ -131,6 +131,7 @@ fn of_prompt<'a>(incarnation: u64, sequence: u64, ttl_ms: u64, needs: Leaving<'a
         ttl_ms,
         needs: PerWindow::new(needs, &[], &[]),
         wants: PerWindow::new(wants, 0, 0),
+        waits: true,
         seen: PerWindow::default(),
     }
 }

@@ -169,7 +169,10 @@ impl KeyState {
         }
         let full = self.full(&own, &here, rules);
         if full != PerWindow::default() {
-            let beyond = allotment.filter(|_| self.full(&own, &limits, rules) == PerWindow::default());
+            // Where the limits themselves are in the way nobody else can help, and they are what binds.
+            let by_limits = if allotment.is_some() { self.full(&own, &limits, rules) } else { full };
+            let beyond = allotment.filter(|_| by_limits == PerWindow::default());
+            let full = if by_limits == PerWindow::default() { full } else { by_limits };
             match beyond.map_or(Some(Denial::WindowFull), |allotment| allotment.beyond.denial()) {
                 Some(Denial::WindowFull) => {}
                 Some(denial) => return Ok(Judgement::refused(denial, own, full)),

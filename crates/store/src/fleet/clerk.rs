@@ -389,7 +389,7 @@ impl Asking {
     fn finish(&mut self) {
         self.is_answered = true;
         if let Some(lease) = self.desk.leases.get(&self.key) {
-            let waiters = lease.lock().finish();
+            let waiters = lease.lock().finish((self.desk.now)());
             answer(waiters);
         }
     }

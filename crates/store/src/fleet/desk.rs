@@ -29,7 +29,8 @@ impl Desk {
         let Some(lease) = self.leases.get(&key) else { return };
         let (due, waiters) = {
             let mut lease = lease.lock();
-            (lease.on_lost((self.now)()), lease.finish())
+            let now = (self.now)();
+            (lease.on_lost(now), lease.finish(now))
         };
         drop(lease);
         if let Some(at) = due {

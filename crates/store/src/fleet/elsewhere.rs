@@ -349,7 +349,8 @@ impl Desk {
                         continue;
                     }
                     let done = self.book((self.now)(), &id, verb).await;
-                    self.on_booked(&id);
+                    let used = done.as_ref().map_or(NOTHING.tokens, |booked| booked.tokens);
+                    self.on_booked(&id, &used).await;
                     let answer = encoded(&Letter::Answer { number, told: done.into() });
                     post(&mut connection, from, &answer).await?;
                 }

@@ -26,8 +26,6 @@ const LEASE: Duration = Duration::from_millis(400);
 const LEASE_IN_NEED: Duration = Duration::from_millis(200);
 /// A lease is renewed once this share of it is left, permille.
 const RENEW_BELOW: u32 = 450;
-/// What changes without a decision is told so much later, together with what follows.
-const SETTLED_LATER: Duration = Duration::from_millis(200);
 /// What live streams need is told again at least so often: a report looks ahead for a minute.
 const STREAMS_AGAIN: Duration = Duration::from_secs(20);
 /// What was acknowledged so long ago may have been forgotten by the ledger.
@@ -43,6 +41,8 @@ const KEPT_SHARE: u64 = 4;
 /// For requests that have not come yet, no more than this part of what is left of a limit is asked for: what is left last is for those
 /// who want it now, on whichever sidecar.
 const ROOM_SHARE: u64 = 8;
+/// Whoever was answered has looked again after so long.
+const SOON: Duration = Duration::from_millis(50);
 /// How soon it is tried again what could not be asked because the ledger was asked too often.
 const AGAIN: Duration = Duration::from_millis(60);
 
@@ -69,6 +69,9 @@ pub(super) struct Lease {
     /// What requests wait for: the sum of their asks, and how much all of them want to be allotted at least.
     asked: Tokens,
     target: Tokens,
+    /// What those asked for who were answered and have not looked again yet: not to be given back before; and when that was.
+    woken: Tokens,
+    woken_at: Timestamp,
     calls: Calls,
     /// Whether a report is to be made, or on its way.
     pub(super) is_asked: bool,
@@ -99,6 +102,7 @@ pub(super) struct Said {
     pub(super) ttl: Duration,
     needs: PerWindow<Vec<(u32, u64)>>,
     wants: Tokens,
+    waits: bool,
     seen: PerWindow<Seen>,
     at: Timestamp,
 }
@@ -120,6 +124,7 @@ impl Said {
             ttl_ms: u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX),
             needs: PerWindow::from_fn(|window| self.needs[window].as_slice()),
             wants: self.wants,
+            waits: self.waits,
             seen: self.seen,
         }
     }
@@ -172,6 +177,8 @@ impl Lease {
             demand: Demand::default(),
             asked: Tokens::default(),
             target: Tokens::default(),
+            woken: Tokens::default(),
+            woken_at: Timestamp::ZERO,
             calls: Calls::default(),
             is_asked: false,
             waiters: Vec::new(),
@@ -208,6 +215,11 @@ impl Lease {
         let asks = !self.is_asked && self.calls.try_take(now);
         self.is_asked |= asks;
         asks
+    }
+
+    /// A request that waited looks again.
+    pub(super) fn on_looked(&mut self, ask: &Tokens) {
+        self.woken = self.woken.map_with(ask, |woken, ask| woken.saturating_sub(*ask));
     }
 
     /// A request does not fit what is allotted. `every_time`: the ledger is asked for each.
@@ -252,10 +264,16 @@ impl Lease {
             && Window::ALL.into_iter().any(|window| missing[window] > 0 && self.exhausted[window])
     }
 
-    /// Something changed that the ledger should know; when the lease is to be looked at, if that is sooner than it is.
-    pub(super) fn on_news(&mut self, now: Timestamp) -> Option<Timestamp> {
+    /// Something changed that the ledger should know, after this time at the latest; when the lease is to be looked at, if that is sooner
+    /// than it is.
+    pub(super) fn on_news(&mut self, now: Timestamp, wait: Duration) -> Option<Timestamp> {
         self.has_news = true;
-        self.due_by(now.after(SETTLED_LATER))
+        self.due_by(now.after(wait))
+    }
+
+    /// Whether something has changed since the last report was made.
+    pub(super) const fn has_news(&self) -> bool {
+        self.has_news
     }
 
     /// Sets the next look to `at`, unless there is an earlier one.
@@ -309,7 +327,11 @@ impl Lease {
         let need = Tokens::from_fn(|window| sum(&account.needs[window]));
         let expected = if exact { Tokens::default() } else { self.demand.expected(now) };
         let comes_in = expected.map_with(&self.room(&need), |expected, room| *expected.min(&(room / ROOM_SHARE)));
-        let is_wanted = expected != Tokens::default() || self.asked != Tokens::default();
+        if self.woken_at.after(SOON) <= now {
+            // Whoever has not looked by now has given up.
+            self.woken = Tokens::default();
+        }
+        let is_wanted = [&expected, &self.asked, &self.woken].into_iter().any(|tokens| *tokens != Tokens::default());
         let ttl = match (is_wanted, self.others_wait) {
             (false, _) => Duration::ZERO,
             (true, false) => LEASE,
@@ -320,7 +342,7 @@ impl Lease {
         let allotted = self.allotted(now).filter(|_| is_wanted).unwrap_or_default();
         let kept = Tokens::from_fn(|window| {
             let spare = allotted[window].saturating_sub(need[window]);
-            spare.min(comes_in[window] / KEPT_SHARE)
+            spare.min((comes_in[window] / KEPT_SHARE).saturating_add(self.woken[window]))
         });
         let wants = Tokens::from_fn(|window| {
             let target = self.target[window].saturating_sub(need[window].saturating_add(kept[window]));
@@ -348,6 +370,7 @@ impl Lease {
             ttl,
             needs: account.needs,
             wants,
+            waits: !exact,
             seen: self.seen,
             at: now,
         }
@@ -405,7 +428,7 @@ impl Lease {
 
     /// Nobody knows whether the last report has arrived. Whoever waits is answered without.
     pub(super) fn on_lost(&mut self, now: Timestamp) -> Option<Timestamp> {
-        self.on_news(now)
+        self.on_news(now, super::SETTLED_LATER)
     }
 
     /// The data of the ledger were lost: what it granted was not kept, and it has to hear all again.
@@ -428,8 +451,10 @@ impl Lease {
     }
 
     /// Ends the asking; all who wait look again.
-    pub(super) fn finish(&mut self) -> Vec<oneshot::Sender<()>> {
+    pub(super) fn finish(&mut self, now: Timestamp) -> Vec<oneshot::Sender<()>> {
         self.is_asked = false;
+        self.woken = self.woken.map_with(&self.asked, |woken, asked| woken.saturating_add(*asked));
+        self.woken_at = now;
         (self.asked, self.target) = (Tokens::default(), Tokens::default());
         std::mem::take(&mut self.waiters)
     }

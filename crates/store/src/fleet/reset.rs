@@ -95,7 +95,7 @@ impl Desk {
             }
             if reset.drop_holds {
                 self.table.drop_holds(now, fingerprint);
-                self.on_news(now, key);
+                self.on_news(now, key, Duration::ZERO);
                 // Best effort: a sidecar that cannot be reached keeps its holds until they fade.
                 let _ = self.elsewhere.errands.try_send(Errand::DropHolds(reset.key.clone()));
             }
@@ -180,6 +180,6 @@ impl Desk {
     pub(super) fn drop_holds(&self, key: KeyRef<'_>) {
         let now = (self.now)();
         self.table.drop_holds(now, self.table.of_key(key));
-        self.on_news(now, key);
+        self.on_news(now, key, Duration::ZERO);
     }
 }

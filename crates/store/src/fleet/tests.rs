@@ -58,7 +58,7 @@ struct Sidecar {
     orders: mpsc::Receiver<Fingerprint>,
     flight: Option<Flight>,
     /// Requests that wait.
-    waiting: Vec<(Request<'static>, usize)>,
+    waiting: Vec<(Request<'static>, usize, Tokens)>,
     ids: Vec<String>,
     is_cut: bool,
     /// Reports made.
@@ -201,14 +201,14 @@ impl World {
                     }
                     None => {
                         let lease = desk.leases.get(&fingerprint).expect("it has one");
-                        drop(lease.lock().finish());
+                        drop(lease.lock().finish(now));
                     }
                 }
             }
         }
         if self.sidecars[which].flight.is_none() {
-            for (request, attempt) in std::mem::take(&mut self.sidecars[which].waiting) {
-                self.attempt(which, request, attempt + 1);
+            for (request, attempt, ask) in std::mem::take(&mut self.sidecars[which].waiting) {
+                self.attempt_again(which, request, attempt + 1, Some(ask));
             }
         }
     }
@@ -228,13 +228,17 @@ impl World {
             Some(Flight { said, arrives_ms, returns_ms, answer: None, has_arrived: false, is_lost, rounds });
     }
 
-    fn attempt(&mut self, which: usize, request: Request<'static>, attempt: usize) {
+    fn attempt(&mut self, which: usize, request: Request<'static>) {
+        self.attempt_again(which, request, 0, None);
+    }
+
+    fn attempt_again(&mut self, which: usize, request: Request<'static>, attempt: usize, waited: Option<Tokens>) {
         let now = Timestamp::from_millis(self.now_ms);
         let sidecar = &mut self.sidecars[which];
         let fingerprint = sidecar.desk.table.of_key(request.key);
         let ledger = if attempt < MOST_ATTEMPTS { Ledger::Asked } else { Ledger::HasNoMore };
-        match sidecar.desk.attempt(now, fingerprint, &request, attempt, ledger).expect("no request id") {
-            Attempt::Wait(_) => sidecar.waiting.push((request, attempt)),
+        match sidecar.desk.attempt(now, fingerprint, &request, waited, ledger).expect("no request id") {
+            Attempt::Wait { ask, .. } => sidecar.waiting.push((request, attempt, ask)),
             Attempt::Decided(reserved) if reserved.answer.outcome.is_ok() => {
                 sidecar.ids.extend(reserved.reservation_id);
                 self.allowed += request.prompt_tokens;
@@ -289,7 +293,7 @@ fn calm() -> impl Strategy<Value = Step> {
 fn run(world: &mut World, step: Step) {
     match step {
         Step::Wait(span_ms) => world.pass(span_ms),
-        Step::Asks(who, asks, tokens) => (0..asks).for_each(|_| world.attempt(who, request(tokens), 0)),
+        Step::Asks(who, asks, tokens) => (0..asks).for_each(|_| world.attempt(who, request(tokens))),
         Step::Settle(who) => {
             let now = Timestamp::from_millis(world.now_ms);
             let sidecar = &mut world.sidecars[who];
@@ -297,7 +301,7 @@ fn run(world: &mut World, step: Step) {
                 let counts = SettleCounts { generated_tokens: Some(0), ..SettleCounts::default() };
                 let settled = std::pin::pin!(sidecar.desk.table.settle(now, &id, counts));
                 let _ = futures_ready(settled);
-                sidecar.desk.on_news(now, key());
+                sidecar.desk.on_news(now, key(), SETTLED_LATER);
             }
         }
         Step::Network { there_ms, back_ms, loses } => {
@@ -363,7 +367,7 @@ fn a_fleet_uses_its_limit_whoever_asks() {
         let before = world.allowed;
         for _ in 0..600 {
             for (which, asks) in shares.into_iter().enumerate() {
-                (0..asks).for_each(|_| world.attempt(which, request(3), 0));
+                (0..asks).for_each(|_| world.attempt(which, request(3)));
             }
             world.pass(100);
         }
@@ -382,7 +386,7 @@ fn the_last_tokens_are_where_they_are_wanted() {
     world.pass(1_000);
     for (which, tokens) in [(0, LIMIT / 2), (1, LIMIT / 4), (1, LIMIT / 8), (0, LIMIT / 8)] {
         let before = world.allowed;
-        world.attempt(which, request(tokens), 0);
+        world.attempt(which, request(tokens));
         world.pass(30);
         assert_eq!(world.allowed - before, tokens, "{} of {LIMIT} used", before);
     }
@@ -391,7 +395,7 @@ fn the_last_tokens_are_where_they_are_wanted() {
 #[test]
 fn a_key_that_nobody_uses_is_silent_and_forgotten() {
     let mut world = World::new(1, Degrade::Closed, StoreMode::Leased);
-    world.attempt(0, request(10), 0);
+    world.attempt(0, request(10));
     world.pass(3_000);
     assert_eq!(world.allowed, 10);
     let fingerprint = world.sidecars[0].desk.table.of_key(key());
@@ -400,7 +404,7 @@ fn a_key_that_nobody_uses_is_silent_and_forgotten() {
     let counts = SettleCounts::default();
     let now = Timestamp::from_millis(world.now_ms);
     let _ = futures_ready(std::pin::pin!(world.sidecars[0].desk.table.settle(now, &id, counts)));
-    world.sidecars[0].desk.on_news(now, key());
+    world.sidecars[0].desk.on_news(now, key(), SETTLED_LATER);
     world.pass(2_000);
     let said = world.sidecars[0].said;
     world.pass(50_000);
@@ -419,7 +423,7 @@ fn what_all_settle_together_moves_one_limit() {
         let mut limits = Vec::new();
         for tenth in 0..6_000 {
             // Twelve minutes of a little less than the floor, whoever serves it.
-            world.attempt(tenth % sidecars, request(LIMIT / 620), 0);
+            world.attempt(tenth % sidecars, request(LIMIT / 620));
             run(&mut world, Step::Settle(tenth % sidecars));
             world.pass(100);
             if tenth % 600 == 599 {

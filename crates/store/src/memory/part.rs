@@ -119,9 +119,9 @@ impl MemoryStore {
         self.keys.contains_key(&key)
     }
 
-    /// The key that an id names, if it was made by this fleet.
-    pub(crate) fn named_by(&self, id: &str) -> Option<LimitKey> {
-        self.checksum_keys.load().decode(id).map(|(key, _)| key)
+    /// The key that an id names, and its ticket, if it was made by this fleet.
+    pub(crate) fn named_by(&self, id: &str) -> Option<(LimitKey, Ticket)> {
+        self.checksum_keys.load().decode(id)
     }
 }
 

@@ -5,8 +5,9 @@
 -- ARGV[1]  the life that the sidecar knows; ARGV[2] incarnation, both as they are named
 -- ARGV[3]  sequence; ARGV[4] the last one acknowledged, or 0
 -- ARGV[5]  phase of the key, s; ARGV[6] length of the lease, ms, at most MOST_LEASE_MS
--- ARGV[7..9]  wanted, of each window
--- ARGV[10..21]  of each window: settled, of these arrived before, denied (0 or 1), pressure
+-- ARGV[7]  1: it goes on wanting what it is not granted, else 0
+-- ARGV[8..10]  wanted, of each window
+-- ARGV[11..22]  of each window: settled, of these arrived before, denied (0 or 1), pressure
 -- then for each window: how many pairs follow, and pairs (in how many seconds, tokens)
 --
 -- Answers -1 alone where data were lost, else: version of the law (0: none), ms that the lease runs, epoch of now, epoch of the
@@ -107,7 +108,7 @@ if tonumber(ARGV[3]) > own[1] then
   own[2] = math.max(own[2], now + math.min(tonumber(ARGV[6]), MOST_LEASE_MS))
   local is_current = law and law[2] >= epoch
   local grants = is_current and now >= tonumber(born) + SILENCE_MS
-  local argument = 10 + 4 * WINDOWS
+  local argument = 11 + 4 * WINDOWS
   for window = 1, WINDOWS do
     local share, need = { 0, 0, 0 }, 0
     local pairs_left = tonumber(ARGV[argument])
@@ -123,16 +124,16 @@ if tonumber(ARGV[3]) > own[1] then
     end
     local limit = grants and law[3 + window][LIMIT] or 0
     local free = math.max(limit - elsewhere[window] - need, 0)
-    local wanted = tonumber(ARGV[6 + window])
+    local wanted = tonumber(ARGV[7 + window])
     share[NEED] = need
     share[GRANTED] = math.min(wanted, math.floor(free / (waiting[window] + 1)))
-    share[MISSING] = wanted - share[GRANTED]
+    share[MISSING] = ARGV[7] == '1' and wanted - share[GRANTED] or 0
     own[2 + window] = share
   end
   if is_current then
     local settled = {}
     for window = 1, WINDOWS do
-      local first = 9 + (window - 1) * 4
+      local first = 10 + (window - 1) * 4
       local before = own[6] and own[6][window] or tonumber(ARGV[first + 2])
       local state, all = law[3 + window], tonumber(ARGV[first + 1])
       state[U] = state[U] + math.max(all - before, 0)
