@@ -164,7 +164,7 @@ impl StoreAddress {
                     .connection_timeout(super::link::CONNECT)
                     .response_timeout(super::link::ANSWER)
                     .overall_response_timeout(Some(super::link::ANSWER))
-                    .retries(3);
+                    .retries(1);
                 builder.build().map(|client| Opener::Cluster(Box::new(client)))
             }
             Form::Sentinel { sentinels, user, master } => {
