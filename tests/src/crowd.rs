@@ -44,6 +44,8 @@ pub struct Behaviour {
     pub clients: usize,
     /// How long each waits between two requests.
     pub pause: Duration,
+    /// Of so many reservations one is not settled; 0: all are.
+    pub one_open_in: usize,
 }
 
 /// An ALLOW.
@@ -209,8 +211,9 @@ impl Client {
         let id = answer.reservation_id;
         let index = self.told.allowed.len();
         self.told.allowed.push(Allowed { account, sent, received, tokens, id: id.clone(), settled: None });
-        // One in eight is left for later; the others end after up to a tenth of a second.
-        if self.draw(8) > 0 {
+        // Some are left for later; the others end after up to a tenth of a second.
+        let one_open_in = self.behaviour.one_open_in;
+        if one_open_in == 0 || self.draw(one_open_in) > 0 {
             let wait = Duration::from_millis(self.draw(100) as u64);
             tokio::time::sleep(wait).await;
             if let Some(outcome) = self.settle(&id, tokens).await {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::crowd::{Balance, Behaviour, Crowd, Told, balance};
 use crate::page::Page;
+use crate::patience::until;
 use crate::redis;
 use crate::server::{Server, Setup};
 
@@ -24,12 +25,34 @@ pub struct Fleet {
 /// How to start a sidecar that shares limits through the store at `url`; degraded, it does `degrade`.
 #[must_use]
 pub fn setup(url: &str, degrade: &str, expected: usize) -> Setup {
+    setup_that_waits(url, degrade, expected, Duration::from_millis(5))
+}
+
+/// As [`setup`], where a decision waits so long for the store: a busy machine does not always answer in the default.
+#[must_use]
+pub fn setup_that_waits(url: &str, degrade: &str, expected: usize, timeout: Duration) -> Setup {
+    let timeout = timeout.as_millis();
     let bounds = format!("{{ floor = {LIMIT}, ceiling = {LIMIT} }}");
     let config = format!(
-        "[store]\nurl = \"redis://127.0.0.1:1\"\ndegrade = \"{degrade}\"\nexpected_sidecars = {expected}\n\
+        "[store]\nurl = \"redis://127.0.0.1:1\"\ntimeout = \"{timeout}ms\"\n\
+         degrade = \"{degrade}\"\nexpected_sidecars = {expected}\n\
          [tiers.tier-1.bounds]\nprompt = {bounds}\nuncached_prompt = {bounds}\ngenerated = {bounds}\n"
     );
     Setup::release().config(&config).environment("TIDEGATE_STORE", url)
+}
+
+/// How clients of a fleet behave: one of eight requests is never settled.
+#[must_use]
+pub fn behaviour() -> Behaviour {
+    Behaviour {
+        accounts: vec![ACCOUNT.to_owned()],
+        limit: LIMIT,
+        tokens: TOKENS,
+        connections: 1,
+        clients: 1,
+        pause: Duration::from_secs(1),
+        one_open_in: 8,
+    }
 }
 
 impl Fleet {
@@ -50,15 +73,50 @@ impl Fleet {
     /// So many clients on the sidecar `which`, each of which asks once in `pause`.
     #[must_use]
     pub fn crowd(&self, which: usize, clients: usize, pause: Duration) -> Crowd {
-        let behaviour = Behaviour {
-            accounts: vec![ACCOUNT.to_owned()],
-            limit: LIMIT,
-            tokens: TOKENS,
-            connections: 1,
-            clients,
-            pause,
-        };
-        Crowd::start(&behaviour, self.sidecars[which].limiter())
+        self.crowd_of(ACCOUNT, which, clients, pause)
+    }
+
+    /// As [`Fleet::crowd`], of another account, which has the same limit for itself.
+    #[must_use]
+    pub fn crowd_of(&self, account: &str, which: usize, clients: usize, pause: Duration) -> Crowd {
+        self.crowd_that(&Behaviour { accounts: vec![account.to_owned()], clients, pause, ..behaviour() }, which)
+    }
+
+    /// As [`Fleet::crowd`], of clients that behave so.
+    #[must_use]
+    pub fn crowd_that(&self, behaviour: &Behaviour, which: usize) -> Crowd {
+        Crowd::start(behaviour, self.sidecars[which].limiter())
+    }
+
+    /// As [`Fleet::crowd`], so many on each sidecar.
+    #[must_use]
+    pub fn all(&self, clients: usize, pause: Duration) -> Vec<Crowd> {
+        (0..self.sidecars.len()).map(|which| self.crowd(which, clients, pause)).collect()
+    }
+
+    /// Readiness stays, whatever the store does.
+    ///
+    /// # Panics
+    /// If one of those that run is not ready.
+    pub fn assert_ready(&self) {
+        for sidecar in &self.sidecars {
+            let ready = Page::scrape(sidecar.http()).sum("tidegate_ready", &[]);
+            assert!((ready - 1.0).abs() < 0.1, "not ready:\n{}", sidecar.output());
+        }
+    }
+
+    /// Waits until every sidecar has found that the store is away, or that it is back: how long that took.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub fn wait_until_degraded(&self, is_degraded: bool) -> Duration {
+        let expected = if is_degraded { self.sidecars.len() as f64 } else { 0.0 };
+        let ((), took) = until("all know how the store is", || {
+            let degraded = self.sum("tidegate_degraded", &[("part", "store")]);
+            let output = || self.sidecars.iter().map(Server::output).collect::<Vec<_>>().join("\n");
+            if (degraded - expected).abs() < 0.1 { Ok(()) } else { Err(format!("{degraded}, {}", output())) }
+        });
+        took
     }
 
     /// The sum of a row of the metrics pages of all that run.
@@ -66,6 +124,21 @@ impl Fleet {
     pub fn sum(&self, metric: &str, labels: &[(&str, &str)]) -> f64 {
         self.sidecars.iter().map(|sidecar| Page::scrape(sidecar.http()).sum(metric, labels)).sum()
     }
+}
+
+/// Ends the load of all of them: what they were told.
+pub async fn stop(crowds: Vec<Crowd>) -> Told {
+    let mut told = Vec::new();
+    for crowd in crowds {
+        told.push(crowd.stop().await);
+    }
+    together(told)
+}
+
+/// What was admitted, permille of the limit.
+#[must_use]
+pub fn admitted_permille(told: &Told) -> u64 {
+    told.allowed.len() as u64 * TOKENS * 1_000 / LIMIT
 }
 
 /// All that clients of several sidecars were told, as if they were of one.

@@ -8,6 +8,7 @@
 
 pub mod bare;
 pub mod crowd;
+pub mod fake_clock;
 pub mod fault_proxy;
 pub mod fleet;
 pub mod gateway;

@@ -48,6 +48,7 @@ pub struct Setup {
     program: PathBuf,
     password: Option<String>,
     directives: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
     /// It watches over others instead of keeping keys.
     sentinel: bool,
     /// It has a second port, for the bus of its cluster.
@@ -58,8 +59,14 @@ impl Setup {
     /// A single server of this kind that writes nothing to disk. Skips, and gives `None`, where it is not installed.
     #[must_use]
     pub fn of(kind: Kind) -> Option<Self> {
-        let setup =
-            Self { program: kind.program()?, password: None, directives: Vec::new(), sentinel: false, bus: false };
+        let setup = Self {
+            program: kind.program()?,
+            password: None,
+            directives: Vec::new(),
+            environment: Vec::new(),
+            sentinel: false,
+            bus: false,
+        };
         // A replica that asks for a copy gets it at once; by default it waits 5 s for others to join.
         Some(setup.directive("save", "\"\"").directive("repl-diskless-sync-delay", "0"))
     }
@@ -81,6 +88,13 @@ impl Setup {
     #[must_use]
     pub fn directive(mut self, name: &str, value: &str) -> Self {
         self.directives.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With this environment variable.
+    #[must_use]
+    pub fn environment(mut self, (name, value): (&str, &str)) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -106,10 +120,11 @@ impl Setup {
             settings.push_str(&format!("{name} {value}\n"));
         }
         fs::write(folder.path().join(SETTINGS), settings).expect("a temporary folder can be written");
-        let child = spawn(&self.program, folder.path(), self.sentinel);
+        let child = spawn(&self.program, folder.path(), self.sentinel, &self.environment);
         let mut server = Server {
             program: self.program,
             password: self.password,
+            environment: self.environment,
             sentinel: self.sentinel,
             port,
             bus,
@@ -121,13 +136,14 @@ impl Setup {
     }
 }
 
-fn spawn(program: &Path, folder: &Path, sentinel: bool) -> Child {
+fn spawn(program: &Path, folder: &Path, sentinel: bool, environment: &[(String, String)]) -> Child {
     let output =
         File::options().create(true).append(true).open(folder.join(OUTPUT)).expect("the folder can be written");
     let mut command = Command::new(program);
     // By a file, not by flags: Sentinel makes its servers remember their new roles there.
     command.arg(folder.join(SETTINGS)).args(sentinel.then_some("--sentinel"));
     command.stdin(Stdio::null()).stderr(output.try_clone().expect("an open file")).stdout(output);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.spawn().unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()))
 }
 
@@ -136,6 +152,7 @@ fn spawn(program: &Path, folder: &Path, sentinel: bool) -> Child {
 pub struct Server {
     program: PathBuf,
     password: Option<String>,
+    environment: Vec<(String, String)>,
     sentinel: bool,
     port: Port,
     bus: Option<Port>,
@@ -266,7 +283,7 @@ impl Server {
                 }
             }
         }
-        self.child = spawn(&self.program, self.folder.path(), self.sentinel);
+        self.child = spawn(&self.program, self.folder.path(), self.sentinel, &self.environment);
         self.wait_until_it_answers();
     }
 
@@ -297,6 +314,16 @@ impl Server {
         let ended = self.child.try_wait().expect("it was started");
         assert!(ended.is_none(), "{} has ended ({ended:?}):\n{}", self.address(), self.output());
         kill_process(Pid::from_child(&self.child), signal).expect("it is our child");
+    }
+
+    /// Asks for this password from now on, none where it is empty, and breaks all connections; until it is restarted.
+    ///
+    /// # Panics
+    /// If it refuses.
+    pub fn change_password(&mut self, password: &str) {
+        self.tell(&["CONFIG", "SET", "requirepass", password]);
+        self.password = (!password.is_empty()).then(|| password.to_owned());
+        self.tell(&["CLIENT", "KILL", "TYPE", "normal"]);
     }
 
     /// Removes all its keys.

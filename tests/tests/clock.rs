@@ -3,52 +3,29 @@
 
 #![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
+use tidegate_tests::fake_clock::FakeClock;
 use tidegate_tests::gateway::{Answer, Ask, Gateway};
 use tidegate_tests::server::Setup;
-use tidegate_tests::skip;
 
-/// The library that `faketime` preloads.
-fn preload() -> Option<String> {
-    if !skip::has_program("faketime") {
-        return None;
-    }
-    // `faketime` sets it for its child; that is where to learn its path.
-    let shown = Command::new("faketime").args(["-f", "+0", "sh", "-c", "printf %s \"$LD_PRELOAD\""]).output().ok()?;
-    let path = String::from_utf8(shown.stdout).ok()?;
-    let path = path.split([' ', ':']).find(|path| path.contains("faketime"))?.to_owned();
-    Some(path)
-}
-
-/// The released binary, with its wall clock off by what is in the file `offset`.
-fn faked(preload: &str, offset: &Path) -> Setup {
-    Setup::release()
-        .environment("LD_PRELOAD", preload)
-        .environment("FAKETIME_TIMESTAMP_FILE", offset.to_str().expect("UTF-8"))
-        .environment("FAKETIME_NO_CACHE", "1")
-        .environment("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+/// The released binary, with its wall clock as `clock` has it.
+fn faked(clock: &FakeClock) -> Setup {
+    clock.variables().iter().fold(Setup::release(), |setup, (name, value)| setup.environment(name, value))
 }
 
 #[tokio::test]
 async fn a_step_of_the_wall_clock_changes_nothing() {
-    let Some(preload) = preload() else { return };
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let offset = folder.path().join("offset");
-    let step = |to: &str| fs::write(&offset, to).expect("writable");
-    step("+0");
-    let server = faked(&preload, &offset).start();
-    assert!(is_preloaded(server.pid(), &preload), "the server runs under faketime");
+    let Some(clock) = FakeClock::new() else { return };
+    let server = faked(&clock).start();
+    assert!(clock.is_of(server.pid()), "the server runs under faketime");
     let gateway = Gateway::of(&server).await;
     for (account, offset) in [("forth", "+1h"), ("back", "-1h"), ("home", "+0")] {
         gateway.fix(account, [100; 3]).await;
         let ask = Ask::of(account).tokens(60, 60, 0);
         gateway.allow(&ask).await;
         let before = gateway.windows(&ask).await;
-        step(offset);
+        clock.step(offset);
         tokio::time::sleep(Duration::from_millis(50)).await;
 
         let denied = gateway.deny(&ask).await;
@@ -62,7 +39,7 @@ async fn a_step_of_the_wall_clock_changes_nothing() {
     // And the first one's charges leave in their minute, whatever the wall clock says.
     let ask = Ask::of("forth").tokens(60, 60, 0);
     let wait = gateway.deny(&ask).await.wait().expect("a full window says how long to wait");
-    step("-1h");
+    clock.step("-1h");
     tokio::time::sleep(wait).await;
     gateway.allow(&ask).await;
     gateway.verdict().assert_clean();
@@ -70,13 +47,12 @@ async fn a_step_of_the_wall_clock_changes_nothing() {
 
 #[tokio::test]
 async fn a_wall_clock_that_jumps_across_a_restart_expires_nothing_early() {
-    let Some(preload) = preload() else { return };
+    let Some(clock) = FakeClock::new() else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let offset = folder.path().join("offset");
     let data = folder.path().join("data").display().to_string();
     let start = |wall_clock: &str| {
-        fs::write(&offset, wall_clock).expect("writable");
-        faked(&preload, &offset).arguments(["--data-dir".to_owned(), data.clone()]).start()
+        clock.step(wall_clock);
+        faked(&clock).arguments(["--data-dir".to_owned(), data.clone()]).start()
     };
     let ask = Ask::of("acme").tokens(60, 60, 0);
 
@@ -90,7 +66,7 @@ async fn a_wall_clock_that_jumps_across_a_restart_expires_nothing_early() {
 
     // Five hours back: the window is as full as it was, and empties within a minute, not in five hours.
     let mut server = start("-5h");
-    assert!(is_preloaded(server.pid(), &preload), "the server runs under faketime");
+    assert!(clock.is_of(server.pid()), "the server runs under faketime");
     assert!(server.output().contains("behind"), "{}", server.output());
     let gateway = Gateway::of(&server).await;
     let after = gateway.windows(&ask).await;
@@ -123,9 +99,4 @@ async fn the_released_binary_has_no_clock_that_callers_move() {
     request.metadata_mut().insert("tidegate-test-now-us", u64::from(u32::MAX).saturating_mul(1_000_000).into());
     let answer = gateway.raw().check_and_reserve(request).await.expect("decided").into_inner();
     assert!(!answer.allowed(), "a caller moved the clock: {answer:?}");
-}
-
-fn is_preloaded(pid: u32, library: &str) -> bool {
-    let name = Path::new(library).file_name().and_then(|name| name.to_str()).unwrap_or(library);
-    fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(name))
 }

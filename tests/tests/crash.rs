@@ -186,7 +186,7 @@ async fn settle_what_is_left(server: &Server, told: &Told, kills: &[Instant]) {
 
 fn behaviour(accounts: usize, limit: u64, tokens: u64, clients: usize, pause: Duration) -> Behaviour {
     let accounts = (0..accounts).map(|number| format!("crowd {number}")).collect();
-    Behaviour { accounts, limit, tokens, connections: 4, clients, pause }
+    Behaviour { accounts, limit, tokens, connections: 4, clients, pause, one_open_in: 8 }
 }
 
 fn judge(plan: &Plan, outcome: &Outcome) {

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use tidegate_proto::v1::{
-    Account, CreateAccountRequest, ListAccountsRequest, ListChangesRequest, Tier, UpdateTierRequest,
+    Account, CreateAccountRequest, ListAccountsRequest, ListChangesRequest, SettleOutcome, SettleRequest, Tier,
+    UpdateTierRequest,
 };
 use tidegate_tests::fault_proxy::{Fault, FaultProxy};
 use tidegate_tests::fleet::{self, Fleet, LIMIT};
@@ -101,6 +102,7 @@ async fn a_flushed_store_gets_its_policy_back_from_the_sidecars() {
     let of = gateways(&fleet).await;
     set_limit(&of[0], 90_000).await.expect("a good write");
     until_limit(&of[1], 90_000).await;
+    let admitted = of[0].allow(&Ask::of("somebody")).await;
     store.flush();
     // One that starts at that moment has nothing but its file; it does not become the fleet's policy again.
     let newcomer = tokio::task::spawn_blocking({
@@ -114,6 +116,9 @@ async fn a_flushed_store_gets_its_policy_back_from_the_sidecars() {
     for gateway in of.iter().chain([&newcomer]) {
         assert_eq!(limit(gateway).await, 90_000);
     }
+    let settle = SettleRequest { reservation_id: admitted.reservation_id, ..SettleRequest::default() };
+    let settled = newcomer.raw().settle(newcomer.call(settle)).await.expect("ids of before are good").into_inner();
+    assert_eq!(settled.outcome(), SettleOutcome::Applied, "on any sidecar");
     assert!(store.ask::<i64>(&["HLEN", "tidegate:{fleet}:policy"]) > 1);
     assert_eq!(store.ask::<i64>(&["LLEN", "tidegate:{fleet}:changes"]), 1, "with its log");
 }

@@ -34,6 +34,16 @@ impl ChecksumKey {
         Self(bytes)
     }
 
+    /// As a shared store keeps it.
+    pub(crate) fn to_hex(self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.0))
+    }
+
+    /// What [`ChecksumKey::to_hex`] wrote; `None` where it was not.
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
+        u128::from_str_radix(text, 16).ok().map(|number| Self(number.to_be_bytes()))
+    }
+
     fn checksum(&self, bytes: &[u8]) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(bytes);

@@ -191,7 +191,7 @@ impl StoreAddress {
                     .connection_timeout(super::link::CONNECT)
                     .response_timeout(super::link::ANSWER)
                     .overall_response_timeout(Some(super::link::ANSWER))
-                    .retries(3);
+                    .retries(1);
                 if *tls {
                     builder = builder.tls(TlsMode::Secure).certs(certificates());
                 }

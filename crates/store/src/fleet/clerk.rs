@@ -26,11 +26,11 @@ use super::link::{Backoff, Connection, described};
 use super::policy::PolicyKeeper;
 use super::{Desk, Orders};
 use crate::redis::{
-    CHECKSUM_KEY, LAW, LIFE, REPORT, SIDECARS, SIDECARS_KEY, SLOTS, arguments, granted, law_arguments, ledger_key,
-    life_key, named, slot,
+    LAW, LIFE, REPORT, SIDECARS, SIDECARS_KEY, SLOTS, arguments, granted, law_arguments, ledger_key, life_key, named,
+    slot,
 };
-use crate::reservation_id::ChecksumKey;
 use crate::timers::Fingerprint;
+use roll::Slots;
 
 /// Reports on their way at a time.
 const MOST_AT_ONCE: usize = 256;
@@ -40,8 +40,6 @@ const LOOK: Duration = Duration::from_millis(20);
 const ROLL_CALL: Duration = Duration::from_secs(1);
 /// How often a newer policy is looked for.
 const LOOK_FOR_POLICY: Duration = Duration::from_millis(300);
-/// A sidecar that was not seen for so long is none.
-const SEEN_MS: u64 = 10_000;
 /// Roll calls from one look at the server's settings to the next: a minute.
 const CALLS_PER_INSPECTION: u32 = 60;
 /// How often one report is made anew because the law had to be moved on first, or the data were lost.
@@ -49,6 +47,8 @@ const MOST_ROUNDS: usize = 4;
 
 /// How long a start waits for the first connection.
 const FIRST_CONNECTION: Duration = Duration::from_secs(2);
+
+mod roll;
 
 /// The thread.
 pub(super) struct Clerk {
@@ -72,6 +72,7 @@ impl Clerk {
             life: Script::new(LIFE),
             sidecars: Script::new(SIDECARS),
             policy: PolicyKeeper::new(),
+            ahead: Mutex::default(),
         };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             runtime.block_on(Arc::new(work).run(opener, orders, stopped, tell_connected));
@@ -81,7 +82,9 @@ impl Clerk {
         })?;
         if connected.recv_timeout(patience.min(FIRST_CONNECTION)).is_ok() {
             let now = (desk.now)();
-            let ready_at = desk.slots.iter().map(|slot| slot.ready_at.load(Ordering::Relaxed)).max();
+            let ready_at = desk.slots.iter().map(|slot| slot.ready_at.load(Ordering::Relaxed));
+            // Those that are away may be so for long.
+            let ready_at = ready_at.filter(|ready_at| *ready_at < u64::MAX).max();
             let silence = Timestamp::from_micros(ready_at.unwrap_or(0)).since(now);
             std::thread::sleep(silence.min(patience));
         }
@@ -113,6 +116,8 @@ struct Work {
     life: Script,
     sidecars: Script,
     policy: PolicyKeeper,
+    /// By how much the server's clock was ahead at the last roll call, microseconds.
+    ahead: Mutex<Option<i64>>,
 }
 
 /// How serving on a connection ended.
@@ -139,7 +144,7 @@ impl Work {
             let failure = match connected {
                 Ok((connection, mail, run_id)) => {
                     backoff.reset();
-                    self.desk.status.on_connected();
+                    self.desk.status.on_connected(connection.is_cluster());
                     // Whoever started us may wait no longer.
                     let _ = tell_connected.send(());
                     match self.serve((&connection, mail), &run_id, &mut orders, &mut stopped).await {
@@ -170,22 +175,26 @@ impl Work {
     async fn connect(&self, opener: &mut Opener) -> RedisResult<(Connection, Connection, String)> {
         let (mut connection, run_id) = opener.connect().await?;
         let (mail, _) = opener.connect().await?;
-        let mut mine = [0; 16];
-        getrandom::fill(&mut mine).map_err(|error| redis::RedisError::from(std::io::Error::other(error)))?;
-        let mine = format!("{:032x}", u128::from_be_bytes(mine));
-        let _: Option<String> =
-            redis::cmd("SET").arg(CHECKSUM_KEY).arg(&mine).arg("NX").query_async(&mut connection).await?;
-        let known: Option<String> = redis::cmd("GET").arg(CHECKSUM_KEY).query_async(&mut connection).await?;
-        let secret = known.and_then(|known| u128::from_str_radix(&known, 16).ok());
-        if let Some(secret) = secret {
-            let keys = &self.desk.table.checksum_keys;
-            keys.store(Arc::new(keys.load().followed_by(ChecksumKey::new(secret.to_be_bytes()))));
-        }
+        let mut slots = Slots::default();
         for slot in 0..SLOTS {
-            self.learn_life(&mut connection, &run_id, slot, None).await?;
+            let learnt = self.learn_life(&mut connection, &run_id, slot, None).await;
+            slots.found(&self.desk, &connection, slot, learnt.map(drop))?;
         }
-        self.policy.keep(&self.desk, &mut connection).await?;
+        slots.any_answers()?;
+        let is_known = connection.is_cluster() && self.desk.policy.is_shared();
+        match self.learn_of_the_fleet(&mut connection).await {
+            // It was known before: a Cluster can do without the slot that has it.
+            Err(_) if is_known => self.desk.status.on_fleet(false),
+            learnt => learnt?,
+        }
         Ok((connection, mail, run_id))
+    }
+
+    /// What all sidecars have in common: the key of the checksums, and the policy.
+    async fn learn_of_the_fleet(&self, connection: &mut Connection) -> RedisResult<()> {
+        self.desk.give_checksum_key(connection, false).await?;
+        self.desk.take_checksum_key(connection).await?;
+        self.policy.keep(&self.desk, connection).await
     }
 
     async fn serve(
@@ -215,7 +224,7 @@ impl Work {
                     }
                 }
                 Some(done) = letters.join_next() => {
-                    if let Ok(Err(error)) = done {
+                    if let Ok(Err(error)) = done && !connection.is_cluster() {
                         return Ended::Broken(described(&error));
                     }
                 }
@@ -224,15 +233,22 @@ impl Work {
                     let (work, connection, run_id) = (Arc::clone(self), connection.clone(), run_id.to_owned());
                     let inspects = calls.is_multiple_of(CALLS_PER_INSPECTION);
                     calls = calls.wrapping_add(1);
-                    tasks.spawn(async move { work.call_roll(connection, &run_id, inspects).await });
+                    tasks.spawn(async move { work.call_roll(connection, run_id, inspects).await });
                 }
-                _ = policy.tick() => {
+                _ = policy.tick(), if !self.desk.status.is_fleet_away() => {
                     let (work, mut connection) = (Arc::clone(self), connection.clone());
-                    tasks.spawn(async move { work.policy.keep(&work.desk, &mut connection).await });
+                    tasks.spawn(async move {
+                        let kept = work.policy.keep(&work.desk, &mut connection).await;
+                        work.desk.status.on_fleet(kept.is_ok());
+                        if connection.is_cluster() { Ok(()) } else { kept }
+                    });
                 }
                 Some(write) = orders.writes.recv() => {
                     let (work, mut connection) = (Arc::clone(self), connection.clone());
-                    tasks.spawn(async move { work.policy.make(&work.desk, &mut connection, write).await });
+                    tasks.spawn(async move {
+                        let made = work.policy.make(&work.desk, &mut connection, write).await;
+                        if connection.is_cluster() { Ok(()) } else { made }
+                    });
                 }
                 Some(errand) = orders.errands.recv(), if letters.len() < MOST_CARRIED => {
                     let (desk, connection) = (Arc::clone(&self.desk), connection.clone());
@@ -247,8 +263,20 @@ impl Work {
         }
     }
 
-    /// Makes the report of a key, carries it there, and the answer back.
-    async fn carry(&self, mut connection: Connection, run_id: &str, mut asking: Asking) -> RedisResult<()> {
+    /// Makes the report of a key, carries it there, and the answer back. In a Cluster it is the key's slot that fails.
+    async fn carry(&self, connection: Connection, run_id: &str, asking: Asking) -> RedisResult<()> {
+        if !connection.is_cluster() {
+            return self.carry_there(connection, run_id, asking).await;
+        }
+        let slot = self.desk.leases.get(&asking.key).map(|lease| slot(lease.lock().key.as_ref()));
+        let Some(slot) = slot.filter(|slot| !self.desk.status.is_slot_away(*slot)) else { return Ok(()) };
+        if let Err(error) = self.carry_there(connection, run_id, asking).await {
+            self.desk.on_slot_away(slot, &error);
+        }
+        Ok(())
+    }
+
+    async fn carry_there(&self, mut connection: Connection, run_id: &str, mut asking: Asking) -> RedisResult<()> {
         for _ in 0..MOST_ROUNDS {
             let Some((key, said)) = self.desk.say(asking.key) else { return Ok(()) };
             let answer = self.send(&mut connection, &key, &said).await?;
@@ -289,51 +317,14 @@ impl Work {
         let began = (self.desk.now)();
         let mut call = self.report.key(ledger_key(key.as_ref()));
         call.key(life_key(slot(key.as_ref()))).arg(arguments(&said.report()));
-        let answer: Vec<i64> = call.invoke_async(connection).await?;
+        let answer: Vec<i64> =
+            self.in_time(connection.clone(), slot(key.as_ref()), call.invoke_async(connection)).await?;
         let took = (self.desk.now)().since(began);
         self.desk.status.on_answer();
         self.desk.counters.on_report(took);
         granted(&answer).ok_or_else(|| {
             redis::RedisError::from((redis::ErrorKind::UnexpectedReturnType, "the script's answer is not understood"))
         })
-    }
-
-    /// Learns of the life of a slot's data, or begins another one where those of `lost` are.
-    async fn learn_life(
-        &self,
-        connection: &mut Connection,
-        run_id: &str,
-        slot: u64,
-        lost: Option<u64>,
-    ) -> RedisResult<u64> {
-        let new = getrandom::u64().map_err(|error| redis::RedisError::from(std::io::Error::other(error)))?;
-        let mut call = self.life.key(life_key(slot));
-        call.arg(run_id).arg(named(new)).arg(lost.map(named).unwrap_or_default());
-        let asked_at = (self.desk.now)();
-        let (life, age_ms): (String, u64) = call.invoke_async(connection).await?;
-        let life = u64::from_str_radix(&life, 16).unwrap_or(0);
-        self.desk.on_life(asked_at, slot, life, age_ms);
-        Ok(life)
-    }
-
-    /// Says that this sidecar is there, and looks whether the data still are.
-    async fn call_roll(&self, mut connection: Connection, run_id: &str, inspects: bool) -> RedisResult<()> {
-        let me = named(self.desk.table.incarnation);
-        let mut call = self.sidecars.key(SIDECARS_KEY);
-        let sidecars: u64 = call.arg(&me).arg(SEEN_MS).invoke_async(&mut connection).await?;
-        self.desk.sidecars.store(sidecars, Ordering::Relaxed);
-        self.desk.status.on_answer();
-        for slot in 0..SLOTS {
-            let life: Option<String> = redis::cmd("GET").arg(life_key(slot)).query_async(&mut connection).await?;
-            let known = self.desk.life(slot);
-            if life.and_then(|life| u64::from_str_radix(life.get(..16)?, 16).ok()) != Some(known) {
-                self.learn_life(&mut connection, run_id, slot, None).await?;
-            }
-        }
-        if inspects {
-            *self.desk.counters.warnings.lock() = inspect(&mut connection).await;
-        }
-        Ok(())
     }
 
     /// The last reports: what is not used goes back, and what is left leaves as they say.
@@ -352,30 +343,6 @@ impl Work {
         let mut connection = connection.clone();
         let _: RedisResult<u64> = self.sidecars.key(SIDECARS_KEY).arg(&me).arg(0).invoke_async(&mut connection).await;
     }
-}
-
-/// What an operator should know of the server's settings. What may not be asked is not known.
-async fn inspect(connection: &mut Connection) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let mut setting = async |name: &str| -> Option<String> {
-        let answer: RedisResult<Vec<String>> = redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await;
-        answer.ok()?.into_iter().nth(1)
-    };
-    if let Some(policy) = setting("maxmemory-policy").await.filter(|policy| policy != "noeviction") {
-        warnings.push(format!(
-            "maxmemory-policy is {policy}: short of memory, the server drops what limits rest on; set it to noeviction"
-        ));
-    }
-    if let (Some(appendonly), Some(save)) = (setting("appendonly").await, setting("save").await)
-        && appendonly == "no"
-        && save.is_empty()
-    {
-        warnings.push(
-            "the server keeps nothing on disk: limits above their floors are lost when it restarts while no sidecar runs"
-                .to_owned(),
-        );
-    }
-    warnings
 }
 
 /// A key whose report is to be made or on its way. Dropped without an answer, nobody knows whether it arrived.

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use redis::RedisError;
 use tidegate_core::fleet::{Granted, KnownLaw, SILENCE_MS};
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::law::Law;
@@ -12,6 +13,7 @@ use tidegate_core::window::{Tokens, Window};
 use tokio::sync::oneshot;
 
 use super::lease::{Due, Said};
+use super::link::described;
 use super::{Desk, StoreMode, stats};
 use crate::redis::slot as slot_of;
 use crate::timers::Fingerprint;
@@ -136,9 +138,16 @@ impl Desk {
         self.slots[usize::try_from(slot).unwrap_or(0)].life.load(Ordering::Relaxed)
     }
 
+    /// Of a Cluster, the data of a slot cannot be reached: nothing is waited for there until its life is learned anew.
+    pub(super) fn on_slot_away(&self, slot: u64, why: &RedisError) {
+        self.slots[usize::try_from(slot).unwrap_or(0)].ready_at.store(u64::MAX, Ordering::Relaxed);
+        self.status.on_slot_away(slot, described(why));
+    }
+
     /// The data of a slot are in this life, which began so long before `now`.
     pub(super) fn on_life(&self, now: Timestamp, slot: u64, life: u64, age_ms: u64) {
         let known = &self.slots[usize::try_from(slot).unwrap_or(0)];
+        self.status.on_slot_answer(slot);
         // A call that comes at once finds the silence over.
         let silence = Duration::from_millis(SILENCE_MS.saturating_sub(age_ms).saturating_mul(101) / 100);
         known.ready_at.store(now.after(silence).as_micros(), Ordering::Relaxed);
@@ -158,6 +167,15 @@ impl Desk {
             {
                 due.push(Reverse((at, fingerprint)));
             }
+        }
+        self.due.lock().extend(due);
+    }
+
+    /// The store's clock was stepped: what it was told to let go of in so many seconds goes too soon, or too late.
+    pub(super) fn on_clock_step(&self, now: Timestamp) {
+        let mut due = Vec::new();
+        for lease in &self.leases {
+            due.extend(lease.lock().on_news(now, Duration::ZERO).map(|at| Reverse((at, *lease.key()))));
         }
         self.due.lock().extend(due);
     }

@@ -322,40 +322,50 @@ impl Desk {
 
     /// Takes letters out of the mailbox of this sidecar for as long as the connection lasts, which is for that alone: a call waits on it for the next letter.
     pub(super) async fn read_letters(&self, mut mail: Connection, mut connection: Connection) -> RedisResult<()> {
-        let mailbox = mailbox_key(self.table.incarnation);
         loop {
-            let mut wait = redis::cmd("BLPOP");
-            wait.arg(&mailbox).arg(AT_THE_MAILBOX_SECONDS);
-            let found: Option<(String, Vec<u8>)> = wait.query_async(&mut mail).await?;
-            // What cannot be read is a later program's.
-            let letter = found.and_then(|(_, letter)| minicbor::decode(&letter).ok());
-            match letter {
-                None => {}
-                Some(Letter::Answer { number, told }) => {
-                    let tell = self.elsewhere.awaited.lock().remove(&number);
-                    if let Some((tell, done)) = tell.zip(told.done()) {
-                        // Whoever asked may have given up.
-                        let _ = tell.send(done);
-                    }
-                }
-                Some(Letter::DropHolds { account, model, variant }) => {
-                    if let Ok(key) = KeyRef::new(&account, &model, &variant) {
-                        self.drop_holds(key);
-                    }
-                }
-                Some(Letter::Call { from, number, id, verb }) => {
-                    if !claim(&mut connection, number).await? {
-                        // Who wrote it has given up.
-                        continue;
-                    }
-                    let done = self.book((self.now)(), &id, verb).await;
-                    let used = done.as_ref().map_or(NOTHING.tokens, |booked| booked.tokens);
-                    self.on_booked(&id, &used).await;
-                    let answer = encoded(&Letter::Answer { number, told: done.into() });
-                    post(&mut connection, from, &answer).await?;
+            let read = self.read_letter(&mut mail, &mut connection).await;
+            if read.is_err() && mail.is_cluster() {
+                // Of a Cluster, the server that has the mailbox may be away alone.
+                tokio::time::sleep(ANSWER).await;
+                continue;
+            }
+            read?;
+        }
+    }
+
+    async fn read_letter(&self, mail: &mut Connection, connection: &mut Connection) -> RedisResult<()> {
+        let mut wait = redis::cmd("BLPOP");
+        wait.arg(mailbox_key(self.table.incarnation)).arg(AT_THE_MAILBOX_SECONDS);
+        let found: Option<(String, Vec<u8>)> = wait.query_async(mail).await?;
+        // What cannot be read is a later program's.
+        let letter = found.and_then(|(_, letter)| minicbor::decode(&letter).ok());
+        match letter {
+            None => {}
+            Some(Letter::Answer { number, told }) => {
+                let tell = self.elsewhere.awaited.lock().remove(&number);
+                if let Some((tell, done)) = tell.zip(told.done()) {
+                    // Whoever asked may have given up.
+                    let _ = tell.send(done);
                 }
             }
+            Some(Letter::DropHolds { account, model, variant }) => {
+                if let Ok(key) = KeyRef::new(&account, &model, &variant) {
+                    self.drop_holds(key);
+                }
+            }
+            Some(Letter::Call { from, number, id, verb }) => {
+                if !claim(connection, number).await? {
+                    // Who wrote it has given up.
+                    return Ok(());
+                }
+                let done = self.book((self.now)(), &id, verb).await;
+                let used = done.as_ref().map_or(NOTHING.tokens, |booked| booked.tokens);
+                self.on_booked(&id, &used).await;
+                let answer = encoded(&Letter::Answer { number, told: done.into() });
+                post(connection, from, &answer).await?;
+            }
         }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
 use super::address::Opener;
+use crate::redis::SLOTS;
 
 /// Longest that a connection may take to be there.
 pub(super) const CONNECT: Duration = Duration::from_secs(1);
@@ -23,6 +24,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Connection {
     Server(MultiplexedConnection),
     Cluster(ClusterConnection),
+}
+
+impl Connection {
+    /// Whether it leads to several servers, of which one can be away while the others answer.
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
 }
 
 impl ConnectionLike for Connection {
@@ -137,8 +145,14 @@ impl Backoff {
 #[derive(Debug, Default)]
 pub(super) struct Status {
     is_connected: AtomicBool,
+    /// It is a Cluster: what is slow or away is known for each slot.
+    is_cluster: AtomicBool,
     /// Somebody waited in vain, and nothing was answered since.
     is_slow: AtomicBool,
+    /// The slots of a Cluster that do not answer, a bit for each.
+    away: AtomicU64,
+    /// Nor does that of what the whole fleet has in common.
+    is_fleet_away: AtomicBool,
     pub(super) failures: AtomicU64,
     failure: Mutex<Option<String>>,
 }
@@ -148,7 +162,9 @@ impl Status {
         self.is_connected.load(Ordering::Relaxed) && !self.is_slow.load(Ordering::Relaxed)
     }
 
-    pub(super) fn on_connected(&self) {
+    pub(super) fn on_connected(&self, is_cluster: bool) {
+        self.is_cluster.store(is_cluster, Ordering::Relaxed);
+        self.is_fleet_away.store(false, Ordering::Relaxed);
         self.is_slow.store(false, Ordering::Relaxed);
         self.is_connected.store(true, Ordering::Relaxed);
         *self.failure.lock() = None;
@@ -158,8 +174,42 @@ impl Status {
         self.is_slow.store(false, Ordering::Relaxed);
     }
 
+    /// Somebody waited in vain. One key says nothing of the others in a Cluster: see [`Status::on_slot_away`].
     pub(super) fn on_slow(&self) {
-        self.is_slow.store(true, Ordering::Relaxed);
+        if !self.is_cluster.load(Ordering::Relaxed) {
+            self.is_slow.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A slot of a Cluster does not answer.
+    pub(super) fn on_slot_away(&self, slot: u64, why: String) {
+        let before = self.away.fetch_or(1 << slot, Ordering::Relaxed);
+        if before & (1 << slot) == 0 {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        *self.failure.lock() = Some(why);
+    }
+
+    pub(super) fn on_slot_answer(&self, slot: u64) {
+        self.away.fetch_and(!(1 << slot), Ordering::Relaxed);
+    }
+
+    /// Whether what the whole fleet has in common was reached: its policy, and who is there.
+    pub(super) fn on_fleet(&self, answers: bool) {
+        self.is_fleet_away.store(!answers, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_fleet_away(&self) -> bool {
+        self.is_fleet_away.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_slot_away(&self, slot: u64) -> bool {
+        self.away.load(Ordering::Relaxed) & (1 << slot) != 0
+    }
+
+    /// How many slots of a Cluster do not answer.
+    pub(super) fn slots_away(&self) -> u64 {
+        self.away.load(Ordering::Relaxed).count_ones().into()
     }
 
     pub(super) fn on_failure(&self, why: String) {
@@ -168,13 +218,15 @@ impl Status {
         *self.failure.lock() = Some(why);
     }
 
-    /// Why it does not answer.
+    /// Why it does not answer, or not for all keys.
     pub(super) fn failure(&self) -> Option<String> {
-        if self.answers() {
+        let (answers, away) = (self.answers(), self.slots_away());
+        if answers && away == 0 {
             return None;
         }
         let failure = self.failure.lock().clone();
-        Some(failure.unwrap_or_else(|| "it has not answered in time".to_owned()))
+        let failure = failure.unwrap_or_else(|| "it has not answered in time".to_owned());
+        Some(if answers { format!("for {away} of {SLOTS} slots of keys: {failure}") } else { failure })
     }
 }
 
@@ -210,7 +262,7 @@ mod tests {
     fn a_store_that_was_slow_answers_again_with_its_next_answer() {
         let status = Status::default();
         assert!(!status.answers());
-        status.on_connected();
+        status.on_connected(false);
         assert!(status.answers() && status.failure().is_none());
         status.on_slow();
         assert!(!status.answers() && status.failure().is_some());
@@ -218,5 +270,18 @@ mod tests {
         assert!(status.answers());
         status.on_failure("gone".to_owned());
         assert_eq!(status.failure().as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn a_slot_of_a_cluster_that_does_not_answer_says_nothing_of_the_others() {
+        let status = Status::default();
+        status.on_connected(true);
+        status.on_slow();
+        (0..2).for_each(|_| status.on_slot_away(63, "gone".to_owned()));
+        assert_eq!(status.failures.load(Ordering::Relaxed), 1);
+        assert!(status.answers() && status.is_slot_away(63) && !status.is_slot_away(62));
+        assert_eq!(status.failure().as_deref(), Some("for 1 of 64 slots of keys: gone"));
+        status.on_slot_answer(63);
+        assert_eq!(status.failure(), None);
     }
 }

@@ -19,7 +19,8 @@ use super::link::{Connection, described};
 use crate::changes::MOST_CHANGES;
 use crate::durable::layout::{encoded, entry_writes, place_of};
 use crate::policy_difference;
-use crate::redis::{CHANGES_KEY, POLICY_KEY, named};
+use crate::redis::{CHANGES_KEY, CHECKSUM_KEY, POLICY_KEY, named};
+use crate::reservation_id::ChecksumKey;
 use crate::{Author, Change, ChangeLog, NotDurable, PolicyError, PolicyWritten, Store};
 
 /// How long an operator's write waits for the store.
@@ -180,6 +181,28 @@ impl Desk {
         }
     }
 
+    /// Gives the store the key with which ids are made here, if it has none; `again`: where another one is there, too, which somebody has
+    /// drawn who did not know this one.
+    pub(super) async fn give_checksum_key(&self, connection: &mut Connection, again: bool) -> RedisResult<()> {
+        let mut give = redis::cmd("SET");
+        give.arg(CHECKSUM_KEY).arg(self.table.checksum_keys.load().newest.to_hex());
+        if !again {
+            give.arg("NX");
+        }
+        let _: Option<String> = give.query_async(connection).await?;
+        Ok(())
+    }
+
+    /// Makes ids with the key that the store has from now on; those that were made before stay good.
+    pub(super) async fn take_checksum_key(&self, connection: &mut Connection) -> RedisResult<()> {
+        let keys = &self.table.checksum_keys;
+        let known: Option<String> = redis::cmd("GET").arg(CHECKSUM_KEY).query_async(connection).await?;
+        if let Some(known) = known.and_then(|known| ChecksumKey::from_hex(&known)) {
+            keys.store(Arc::new(keys.load().followed_by(known)));
+        }
+        Ok(())
+    }
+
     /// What is in the store decides from now on.
     fn take_policy(&self, stored: Stored) {
         let Stored { stamp, head, entries, log } = stored;
@@ -279,6 +302,8 @@ impl PolicyKeeper {
                     let mut read = redis::pipe();
                     read.atomic().hgetall(POLICY_KEY).lrange(CHANGES_KEY, 0, -1);
                     let (fields, records): (Fields, Vec<Vec<u8>>) = read.query_async(connection).await?;
+                    // If the store was given back what it lost, that as well.
+                    desk.take_checksum_key(connection).await?;
                     if let Some(stored) = Stored::read(fields, &records).map_err(not_understood)? {
                         desk.take_policy(stored);
                     }
@@ -297,6 +322,8 @@ impl PolicyKeeper {
         };
         let mut writes = vec![(HEAD.to_vec(), Some(encoded(&policy.head())))];
         writes.extend(policy.entries().map(|entry| (at(&place_of(&entry)), Some(encoded(&entry)))));
+        // It went with the policy.
+        desk.give_checksum_key(connection, desk.policy.is_shared()).await?;
         let revision = desk.policy.known.lock().revision;
         let stamp = new_stamp(revision)?;
         if self.write(connection, (stored, &stamp), true, writes, records).await? == stamp {

@@ -11,7 +11,7 @@ use super::Desk;
 /// What a sidecar knows of the store that it shares, and what it has done with it since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetStats {
-    /// Whether the store answers; while it does not, leases that run and then the degrade mode decide.
+    /// Whether the store answers, for all keys; while it does not, leases that run and then the degrade mode decide.
     pub answers: bool,
     /// Why it does not, without secrets.
     pub failure: Option<String>,
@@ -111,10 +111,10 @@ impl Desk {
         let tokens = |[prompt, uncached, generated]: &[AtomicU64; 3]| {
             Tokens::new(count(prompt), count(uncached), count(generated))
         };
-        let counters = &self.counters;
+        let (counters, failure) = (&self.counters, self.status.failure());
         FleetStats {
-            answers: self.status.answers(),
-            failure: self.status.failure(),
+            answers: failure.is_none(),
+            failure,
             sidecars: count(&self.sidecars),
             leases: self.leases.len() as u64,
             reports: count(&counters.reports),

@@ -124,7 +124,7 @@ impl World {
         let now: Now = Arc::new(move || Timestamp::from_millis(clock.load(Ordering::Relaxed)));
         let (desk, orders) = Desk::new(table.expect("randomness"), policy(self.ceiling), self.settings.clone(), now);
         let orders = orders.keys;
-        desk.status.on_connected();
+        desk.status.on_connected(false);
         let sidecar =
             Sidecar { desk, orders, flight: None, waiting: Vec::new(), ids: Vec::new(), is_cut: false, said: 0 };
         self.learn(&sidecar);
