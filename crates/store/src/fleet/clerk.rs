@@ -323,8 +323,10 @@ impl Work {
         let sidecars: u64 = call.arg(&me).arg(SEEN_MS).invoke_async(&mut connection).await?;
         self.desk.sidecars.store(sidecars, Ordering::Relaxed);
         self.desk.status.on_answer();
-        for slot in 0..SLOTS {
-            let life: Option<String> = redis::cmd("GET").arg(life_key(slot)).query_async(&mut connection).await?;
+        // One command: a Cluster's connection makes of it one for each slot, all of them at once.
+        let places: Vec<String> = (0..SLOTS).map(life_key).collect();
+        let lives: Vec<Option<String>> = redis::cmd("MGET").arg(places).query_async(&mut connection).await?;
+        for (slot, life) in (0..).zip(lives) {
             let known = self.desk.life(slot);
             if life.and_then(|life| u64::from_str_radix(life.get(..16)?, 16).ok()) != Some(known) {
                 self.learn_life(&mut connection, run_id, slot, None).await?;
