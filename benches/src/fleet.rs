@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use tidegate_tests::page::Page;
 use tidegate_tests::redis::{Kind, Server as Redis, Setup as RedisSetup};
 use tidegate_tests::server::{Server, Setup};
 
@@ -117,7 +118,23 @@ fn spread_of(figures: &[f64]) -> (f64, f64) {
 
 /// Decisions that a sidecar has made, by its metrics page; and those that allowed.
 fn decisions(sidecar: &Server) -> (f64, f64) {
-    let page = tidegate_tests::page::Page::scrape(sidecar.http());
+    let page = Page::scrape(sidecar.http());
     let sum = |labels: &[(&str, &str)]| page.sum("tidegate_decisions_total", labels);
     (sum(&[]), sum(&[("decision", "allow")]))
+}
+
+/// What kept a sidecar from deciding by a lease: denials by reason, and decisions without the store. Empty where nothing did.
+fn otherwise(sidecar: &Server) -> String {
+    let page = Page::scrape(sidecar.http());
+    let mut found = BTreeMap::new();
+    for (labels, value) in page.samples("tidegate_decisions_total").filter(|(_, value)| *value > 0.0) {
+        if labels.get("decision").is_some_and(|decision| decision != "allow") {
+            *found.entry(labels.get("reason").cloned().unwrap_or_default()).or_insert(0.0) += value;
+        }
+    }
+    let degraded = page.sum("tidegate_store_decisions_total", &[("by", "degraded")]);
+    if degraded > 0.0 {
+        found.insert("decided without the store".to_owned(), degraded);
+    }
+    found.into_iter().map(|(what, times)| format!("; {what}: {times:.0}")).collect()
 }

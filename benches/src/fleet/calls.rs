@@ -36,7 +36,8 @@ const ROWS: &[Row] = &[
     row(1, 1, 5_000, false),
     row(2, 1, 1_000, false),
     row(2, 1, 1_000, true),
-    row(1, 1_000, 100, false),
+    row(1, 2_000, 100, false),
+    row(1, 1_000, 200, false),
     row(1, 1_000, 1_000, false),
     row(1, 1_000, 5_000, false),
 ];

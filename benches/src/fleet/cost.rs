@@ -7,7 +7,7 @@ use tidegate_tests::redis::Kind;
 use tidegate_tests::server::Server;
 use tokio::runtime::Builder;
 
-use super::{Done, Failure, WIDE, micros, processor_time, server, sidecar, spread_of};
+use super::{Done, Failure, WIDE, micros, otherwise, processor_time, server, sidecar, spread_of};
 use crate::durable::median;
 use crate::open_loop::{self, Load};
 use crate::zipf::Zipf;
@@ -39,7 +39,6 @@ struct Turn {
     processor: f64,
     p50: f64,
     p99: f64,
-    allowed: f64,
     store: f64,
 }
 
@@ -62,7 +61,7 @@ pub fn study(compared: Compared) -> Result<String, Failure> {
     let length = Duration::from_secs(seconds);
     let load = Load { rate, length, connections: CONNECTIONS, settled, seed: 0 };
     let (mut ratios, mut p50s, mut p99s, mut stores) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut of_memory, mut of_shared, mut seed, mut denied) = (Vec::new(), Vec::new(), 1, false);
+    let (mut of_memory, mut of_shared, mut seed) = (Vec::new(), Vec::new(), 1);
     for round in 0..=rounds {
         let mut turns = [None, None];
         // Each is first in every other round.
@@ -72,33 +71,32 @@ pub fn study(compared: Compared) -> Result<String, Failure> {
             let before = Done::by(&store)?;
             let mut turn = runtime.block_on(turn(sidecar, Load { seed, ..load }, &keys))?;
             turn.store = micros(Done::by(&store)?.processor_time_since(&before)) / (turn.rate * length.as_secs_f64());
-            denied |= turn.allowed < 1.0;
             turns[which] = Some(turn);
             std::thread::sleep(PAUSE);
         }
-        let [Some(memory), Some(shared)] = turns else { continue };
+        let [Some(memory), Some(with_store)] = turns else { continue };
         // The first round makes the keys.
         if round == 0 {
             continue;
         }
-        ratios.push(shared.processor / memory.processor);
-        p50s.push(shared.p50 / memory.p50);
-        p99s.push(shared.p99 / memory.p99);
-        stores.push(shared.store);
+        ratios.push(with_store.processor / memory.processor);
+        p50s.push(with_store.p50 / memory.p50);
+        p99s.push(with_store.p99 / memory.p99);
+        stores.push(with_store.store);
         of_memory.push(memory.processor);
-        of_shared.push(shared.processor);
+        of_shared.push(with_store.processor);
         writeln!(
             out,
             "| {round} | {:.0} | {:.0} | {:.1} | {:.1} | {:.3} | {:.0} | {:.0} | {:.0} | {:.0} |",
             memory.rate,
-            shared.rate,
+            with_store.rate,
             memory.processor,
-            shared.processor,
-            shared.processor / memory.processor,
+            with_store.processor,
+            with_store.processor / memory.processor,
             memory.p50,
-            shared.p50,
+            with_store.p50,
             memory.p99,
-            shared.p99
+            with_store.p99
         )?;
     }
     let (least, most) = spread_of(&ratios);
@@ -112,7 +110,7 @@ pub fn study(compared: Compared) -> Result<String, Failure> {
         median(p50s),
         median(p99s),
         median(stores),
-        if denied { "; SOME WERE DENIED" } else { "" },
+        otherwise(&shared),
     )?;
     Ok(out)
 }
@@ -123,10 +121,9 @@ async fn turn(sidecar: &Server, load: Load, keys: &Zipf) -> Result<Turn, Failure
     let used = processor_time(sidecar.pid())?.saturating_sub(before);
     let latencies = &seen.latencies;
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    let [decisions, allowed, p50, p99] =
-        [latencies.len(), seen.allowed, latencies.value_at_quantile(0.5), latencies.value_at_quantile(0.99)]
-            .map(|n| n as f64);
+    let [decisions, p50, p99] =
+        [latencies.len(), latencies.value_at_quantile(0.5), latencies.value_at_quantile(0.99)].map(|n| n as f64);
     let rate = decisions / seen.took.as_secs_f64();
     let processor = micros(used) / decisions;
-    Ok(Turn { rate, processor, p50: p50 / 1e3, p99: p99 / 1e3, allowed: allowed / decisions, store: 0.0 })
+    Ok(Turn { rate, processor, p50: p50 / 1e3, p99: p99 / 1e3, store: 0.0 })
 }

@@ -9,7 +9,7 @@ use tidegate_tests::page::Page;
 use tidegate_tests::redis::{Cluster, Kind, Server as Redis};
 use tokio::runtime::Builder;
 
-use super::{Done, Failure, WIDE, decisions, micros, processor_time, resident, server, sidecar};
+use super::{Done, Failure, WIDE, decisions, micros, otherwise, processor_time, resident, server, sidecar};
 use crate::open_loop::{self, Load};
 use crate::zipf::Zipf;
 
@@ -73,13 +73,14 @@ fn keys() -> Result<String, Failure> {
     let mut out = String::new();
     writeln!(
         out,
-        "keys that are asked for about once: {made:.0} decisions on {known:.0} keys, {:.0} allowed, p50 {:.2} ms, p99 {:.2} ms\n\
+        "keys that are asked for about once: {made:.0} decisions on {known:.0} keys, {:.0} allowed, p50 {:.2} ms, p99 {:.2} ms{}\n\
          calls a decision {:.2} ({:.1} us of the script each), us of processor a decision: sidecar {:.0}, store {:.0}\n\
          bytes a decision to the store {:.0}, from it {:.0}\n\
          bytes a key: store {:.0}, sidecar {:.0} ({:.0} keys, {:.0} leases)",
         decisions(&sidecar).1,
         ms(seen.latencies.value_at_quantile(0.5)),
         ms(seen.latencies.value_at_quantile(0.99)),
+        otherwise(&sidecar),
         calls / made,
         took / calls,
         micros(used) / made,

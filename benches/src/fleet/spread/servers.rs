@@ -1,5 +1,6 @@
 //! Reports sent straight to servers: how many one takes, and how they spread over masters.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::thread;
 use std::time::Duration;
@@ -118,8 +119,9 @@ pub(super) fn slots() -> Result<String, Failure> {
     let of_keys: Vec<f64> = of_keys.into_iter().map(f64::from).collect();
     let (fewest, most) = spread_of(&of_keys);
     let mut out = format!(
-        "100,000 keys over the 64 slots: {fewest:.0} to {most:.0} in each\n\n| masters, equal ranges | slots of keys on each: fewest | most | most, \
-         against an equal share | masters that have none |\n|---|---|---|---|---|\n"
+        "100,000 keys over the 64 slots: {fewest:.0} to {most:.0} in each; these are in {} of the Cluster's hash slots\n\n| masters, equal ranges | slots of keys on each: fewest | most | most, \
+         against an equal share | masters that have none |\n|---|---|---|---|---|\n",
+        hash_slots.iter().collect::<BTreeSet<_>>().len(),
     );
     for masters in [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64] {
         let mut counts = vec![0_u32; usize::try_from(masters)?];
