@@ -52,8 +52,8 @@ const FULL: u64 = 100_000;
 pub fn study(seconds: u64) -> Result<String, Failure> {
     let mut out = String::from(
         "| sidecars | keys | decisions/s of each sidecar | limit | admitted/s, all | calls of the script/s, sidecar and key: mean | \
-         most in a second | by the sidecars' own count | calls per admitted decision | us of the script, each |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+         most in a second | by the sidecars' own count | calls per admitted decision | us of the script, each | \
+         denied, and decided without the store, from the first call on |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for full in [false, true] {
         let store = server(Kind::Redis7)?.start();
@@ -83,6 +83,13 @@ fn measure(row: Row, store: &Redis, sidecars: &[Server], seconds: u64) -> Result
         let own = sidecars.iter().map(|one| Page::scrape(one.http()).sum("tidegate_store_calls_total", &[]));
         (own.sum::<f64>(), sidecars.iter().map(|one| decisions(one).1).sum::<f64>())
     };
+    let apart = |sidecars: &[Server]| {
+        let denied = |one: &Server| decisions(one).0 - decisions(one).1;
+        let degraded =
+            |one: &Server| Page::scrape(one.http()).sum("tidegate_store_decisions_total", &[("by", "degraded")]);
+        (sidecars.iter().map(denied).sum::<f64>(), sidecars.iter().map(degraded).sum::<f64>())
+    };
+    let apart_before = apart(sidecars);
     thread::scope(|scope| -> Result<String, Failure> {
         let drive = |sidecar: &Server| -> Result<(), String> {
             let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
@@ -114,10 +121,11 @@ fn measure(row: Row, store: &Redis, sidecars: &[Server], seconds: u64) -> Result
         let there = 2.0_f64.max(sidecars.len() as f64);
         let (calls, most) = (calls - there * span, most - there);
         let admitted = admitted_after - admitted;
+        let (denied, degraded) = apart(sidecars);
         let mut line = String::new();
         writeln!(
             line,
-            "| {} | {} | {} | {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.4} | {:.1} |",
+            "| {} | {} | {} | {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.4} | {:.1} | {:.0}, {:.0} |",
             sidecars.len(),
             row.keys,
             row.rate,
@@ -128,6 +136,8 @@ fn measure(row: Row, store: &Redis, sidecars: &[Server], seconds: u64) -> Result
             (own_after - own) / span / pairs,
             calls / admitted,
             took / (calls + there * span),
+            denied - apart_before.0,
+            degraded - apart_before.1,
         )?;
         Ok(line)
     })

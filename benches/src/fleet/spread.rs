@@ -26,6 +26,8 @@ pub enum Part {
     Slots,
     /// What a sidecar without traffic asks for
     Idle,
+    /// Asking for the lives of all slots, as often as many sidecars do
+    Roll,
     /// What a write of policy moves
     Policy,
 }
@@ -40,6 +42,7 @@ pub fn study(part: Part) -> Result<String, Failure> {
         Part::Servers => servers::reports(),
         Part::Slots => servers::slots(),
         Part::Idle => idle(),
+        Part::Roll => servers::roll_calls(),
         Part::Policy => policy(),
     }
 }

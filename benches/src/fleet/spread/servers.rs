@@ -105,6 +105,41 @@ fn drive(
     Ok(())
 }
 
+/// Asks for the lives of all slots: one after the other, all of them in one command, and as a Cluster's connection does.
+pub(super) fn roll_calls() -> Result<String, Failure> {
+    const ROLL_CALLS: u32 = 5_000;
+    let mut out = String::from(
+        "5,000 roll calls, as 1,000 sidecars make in five seconds\n\n| how | us of the server's processor, each |\n|---|---|\n",
+    );
+    let store = server(Kind::Redis7)?.start();
+    let mut reporter = Reporter::new(&store)?;
+    reporter.give_life(0..SLOTS)?;
+    let places: Vec<String> = (0..SLOTS).map(life_key).collect();
+    for how in ["64 GET, one after the other", "one MGET", "64 MGET of one key, at once"] {
+        let before = Done::by(&store)?;
+        for _ in 0..ROLL_CALLS {
+            match how {
+                "one MGET" => redis::cmd("MGET").arg(&places).exec(&mut reporter.connection)?,
+                "64 MGET of one key, at once" => {
+                    let mut all = redis::Pipeline::new();
+                    for place in &places {
+                        all.cmd("MGET").arg(place).ignore();
+                    }
+                    all.exec(&mut reporter.connection)?;
+                }
+                _ => {
+                    for place in &places {
+                        redis::cmd("GET").arg(place).exec(&mut reporter.connection)?;
+                    }
+                }
+            }
+        }
+        let used = Done::by(&store)?.processor_time_since(&before);
+        writeln!(out, "| {how} | {:.1} |", micros(used) / f64::from(ROLL_CALLS))?;
+    }
+    Ok(out)
+}
+
 /// How the slots of keys fall on masters that have equal ranges of the Cluster's hash slots.
 pub(super) fn slots() -> Result<String, Failure> {
     let cluster = Cluster::start(&server(Kind::Redis7)?);
