@@ -54,7 +54,7 @@ enum Study {
     /// Many keys, one server and three masters, many sidecars
     Spread {
         /// Which of it
-        #[arg(value_enum, default_values_t = [spread::Part::Keys, spread::Part::Servers, spread::Part::Slots, spread::Part::Idle, spread::Part::Roll, spread::Part::Policy])]
+        #[arg(value_enum, default_values_t = [spread::Part::Keys, spread::Part::Servers, spread::Part::Slots, spread::Part::Idle, spread::Part::Roll, spread::Part::Policy, spread::Part::Plan])]
         parts: Vec<spread::Part>,
     },
 }

@@ -13,6 +13,7 @@ use super::{Done, Failure, WIDE, decisions, micros, otherwise, processor_time, r
 use crate::open_loop::{self, Load};
 use crate::zipf::Zipf;
 
+mod plan;
 mod servers;
 
 /// Which step.
@@ -30,6 +31,8 @@ pub enum Part {
     Roll,
     /// What a write of policy moves
     Policy,
+    /// Calls for ten million keys, added up from what `calls` measured
+    Plan,
 }
 
 /// Measures it.
@@ -44,6 +47,7 @@ pub fn study(part: Part) -> Result<String, Failure> {
         Part::Idle => idle(),
         Part::Roll => servers::roll_calls(),
         Part::Policy => policy(),
+        Part::Plan => plan::plan(),
     }
 }
 
