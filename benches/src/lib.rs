@@ -1,11 +1,12 @@
 //! The study that judges the forecast: every table of `docs/forecast.md`, from traces and from made-up traffic; and what
-//! durability costs.
+//! durability and a shared store cost.
 //!
 //! Rejected: one JSON of raw figures and a notebook that draws conclusions from it. A bar that is checked where the figure is
 //! printed cannot drift from it. All is simulated by `tidegate-sim`; this crate chooses the traffic, and adds up.
 #![forbid(unsafe_code)]
 
 pub mod durable;
+pub mod fleet;
 pub mod made_up;
 pub mod markdown;
 pub mod measure;

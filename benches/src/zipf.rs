@@ -19,6 +19,14 @@ impl Zipf {
         Self((0..keys).map(up_to).collect())
     }
 
+    /// So many keys, at least one, that are all asked for equally.
+    #[must_use]
+    pub fn even(keys: usize) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
+        let up_to = |rank: usize| (rank + 1) as f64;
+        Self((0..keys).map(up_to).collect())
+    }
+
     /// The rank of the next key, from zero on.
     pub fn draw(&self, draws: &mut Draws) -> usize {
         let at = draws.unit() * self.0.last().copied().unwrap_or(0.0);

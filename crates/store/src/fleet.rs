@@ -168,6 +168,8 @@ enum Ledger {
     Asked,
     /// It was, and had no more.
     HasNoMore,
+    /// It was asked as often as it may be, and had more.
+    NotNow,
     /// It does not answer.
     Away,
 }
@@ -213,10 +215,10 @@ impl FleetStore {
             let told = match self.desk.attempt(now, key, request, waited, ledger)? {
                 Attempt::Decided(reserved) => {
                     let mode = self.desk.settings.mode;
-                    if mode == StoreMode::Strict && waited.is_some() && reserved.answer.outcome.is_err() {
+                    if let (StoreMode::Strict, Some(until), Err(_)) = (mode, deadline, &reserved.answer.outcome) {
                         // What it was granted of what it asked for is not its own: the next one asks for it, wherever that is.
                         self.desk.on_news(now, request.key, Duration::ZERO);
-                        self.desk.tell(now, request.key).await;
+                        self.desk.tell(now, request.key, until).await;
                     }
                     return Ok(*reserved);
                 }
@@ -336,6 +338,7 @@ impl Desk {
         let ledger = match self.next(now, fingerprint, lease, &short, waited.is_none()) {
             Some(Next::Wait(told, _)) => return Ok(Attempt::Wait { told, ask: short.ask }),
             Some(Next::Deny) => Ledger::HasNoMore,
+            Some(Next::TooSoon) => Ledger::NotNow,
             Some(Next::Full) | None => Ledger::Away,
         };
         let part = self.part(lease, lease.allotted(now), ledger);
@@ -379,6 +382,7 @@ impl Desk {
         let mut part = match ledger {
             Ledger::Asked => Part::of(leased, elsewhere, Beyond::Ask),
             Ledger::HasNoMore => Part::of(leased, elsewhere, Beyond::Deny),
+            Ledger::NotNow => Part::of(leased, elsewhere, Beyond::Unavailable),
             Ledger::Away => match self.degrade(lease.key.as_ref()) {
                 (Degrade::Closed, _) => Part::of(leased, elsewhere, Beyond::Unavailable),
                 (Degrade::Share, sidecars) => {
@@ -444,13 +448,12 @@ impl Desk {
         let is_debt = used.iter().any(|(window, used)| *used > ticket.reserved[window]);
         self.on_news(now, key, if is_debt { Duration::ZERO } else { SETTLED_LATER });
         if self.settings.mode == StoreMode::Strict {
-            self.tell(now, key).await;
+            self.tell(now, key, soon(self.settings.timeout)).await;
         }
     }
 
-    /// Tells the ledger what has changed, and waits for its answer, if it comes in time.
-    async fn tell(&self, now: Timestamp, key: KeyRef<'_>) {
-        let until = soon(self.settings.timeout);
+    /// Tells the ledger what has changed, and waits for its answer, if it comes by then.
+    async fn tell(&self, now: Timestamp, key: KeyRef<'_>, until: Instant) {
         // A report that is on its way may have been made before.
         for _ in 0..2 {
             if !self.is_ready(now, key) {

@@ -41,7 +41,56 @@ pub const SIDECARS_KEY: &str = "tidegate:{fleet}:sidecars";
 pub const CHECKSUM_KEY: &str = "tidegate:{fleet}:checksum";
 
 /// In how many slots the keys are kept: what a cluster has to spread, and what one life covers.
-pub const SLOTS: u64 = 64;
+pub const SLOTS: u64 = MANY as u64;
+
+const MANY: usize = 64;
+
+/// The words by which a Cluster puts the keys of each slot somewhere (hash tags): number `n` is the first one whose hash slot is in the
+/// n-th of as many equal parts, which is how a Cluster's masters begin. The numbers themselves would leave half of 64 masters idle.
+static TAGS: [u16; MANY] = tags();
+
+/// Hash slots of a Cluster.
+const HASH_SLOTS: u16 = 16_384;
+
+const fn tags() -> [u16; MANY] {
+    let (mut tags, mut found, mut tag) = ([0; MANY], [false; MANY], 0);
+    let mut missing = MANY;
+    while missing > 0 {
+        let slot = hash_slot(tag) as usize * MANY / HASH_SLOTS as usize;
+        if !found[slot] {
+            (tags[slot], found[slot]) = (tag, true);
+            missing -= 1;
+        }
+        tag += 1;
+    }
+    tags
+}
+
+/// Where a Cluster puts a key with this hash tag: CRC16 (XMODEM) of its decimal digits, modulo the hash slots, as the Cluster
+/// specification has it.
+const fn hash_slot(tag: u16) -> u16 {
+    let (mut crc, mut power) = (0_u16, 10_000);
+    let mut is_leading = true;
+    while power > 0 {
+        let digit = tag / power % 10;
+        if digit > 0 || !is_leading || power == 1 {
+            is_leading = false;
+            crc ^= (b'0' as u16 + digit) << 8;
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 };
+                bit += 1;
+            }
+        }
+        power /= 10;
+    }
+    crc % HASH_SLOTS
+}
+
+/// The hash tag of a slot.
+fn tag(slot: u64) -> u16 {
+    TAGS[usize::try_from(slot % SLOTS).unwrap_or(0)]
+}
 
 /// The slot of a limit key, below [`SLOTS`].
 #[must_use]
@@ -53,7 +102,7 @@ pub fn slot(key: KeyRef<'_>) -> u64 {
 /// percent-encoded: no two keys share a ledger.
 #[must_use]
 pub fn ledger_key(key: KeyRef<'_>) -> String {
-    let mut written = format!("tidegate:{{{}}}:key", slot(key));
+    let mut written = format!("tidegate:{{{}}}:key", tag(slot(key)));
     for name in [key.account(), key.model(), key.variant()] {
         written.push('/');
         for byte in name.bytes() {
@@ -70,13 +119,13 @@ pub fn ledger_key(key: KeyRef<'_>) -> String {
 /// Where the life of a slot's data is written.
 #[must_use]
 pub fn life_key(slot: u64) -> String {
-    format!("tidegate:{{{slot}}}:life")
+    format!("tidegate:{{{}}}:life", tag(slot))
 }
 
 /// Where it is marked that a reservation of a sidecar that is gone was settled.
 #[must_use]
 pub fn settled_key(slot: u64, number: Number) -> String {
-    format!("tidegate:{{{slot}}}:settled/{}-{}", named(number.incarnation), named(number.sequence))
+    format!("tidegate:{{{}}}:settled/{}-{}", tag(slot), named(number.incarnation), named(number.sequence))
 }
 
 /// Where a sidecar finds what others write to it.
@@ -182,6 +231,19 @@ mod tests {
         }
         answer[1] = -1;
         assert_eq!(super::granted(&answer), None, "no lease is shorter than none");
+    }
+
+    #[test]
+    fn a_cluster_of_any_size_has_as_many_slots_on_each_master() {
+        // As a Valkey 9 answers `CLUSTER KEYSLOT {0}` and so on.
+        assert_eq!([hash_slot(0), hash_slot(7), hash_slot(12), hash_slot(12_345)], [13_907, 1_716, 8_373, 5_228]);
+        for masters in [2_u16, 4, 8, 16, 32, 64] {
+            let mut on = vec![0; masters.into()];
+            for slot in 0..SLOTS {
+                on[usize::from(hash_slot(tag(slot)) / (HASH_SLOTS / masters))] += 1;
+            }
+            assert!(on.iter().all(|slots| *slots == SLOTS / u64::from(masters)), "{masters}: {on:?}");
+        }
     }
 
     #[test]

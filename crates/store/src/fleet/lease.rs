@@ -146,6 +146,8 @@ pub(super) enum Next {
     Wait(oneshot::Receiver<()>, bool),
     /// The fleet had no more a moment ago.
     Deny,
+    /// It was asked as often as it may be, and had more than was asked for.
+    TooSoon,
     /// As many wait as may.
     Full,
 }
@@ -241,8 +243,7 @@ impl Lease {
             self.try_ask(now)
         };
         if !asks && !self.is_asked {
-            // It was asked as often as it may be, so there is an answer, and it is recent.
-            return Next::Deny;
+            return if self.is_exhausted(now, &short.missing) { Next::Deny } else { Next::TooSoon };
         }
         let (tell, told) = oneshot::channel();
         self.waiters.push(tell);

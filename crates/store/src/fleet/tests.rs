@@ -379,6 +379,21 @@ fn a_fleet_uses_its_limit_whoever_asks() {
     assert!(asked.is_some_and(|asked| asked <= 12 * 180), "{asked:?} reports of one sidecar in three minutes");
 }
 
+/// C10: a key that nobody has asked about is asked about a thousand times a second. Nobody is told that the limit is full.
+#[test]
+fn a_cold_key_that_is_busy_at_once_is_admitted() {
+    let mut world = World::growing(2, Degrade::Closed, StoreMode::Leased, LIMIT);
+    world.pass(1_000);
+    let (mut asked, before) = (0, world.allowed);
+    for _ in 0..300 {
+        world.attempt(0, request(1));
+        asked += 1;
+        world.pass(1);
+    }
+    world.pass(100);
+    assert_eq!(world.allowed - before, asked, "far below the limit of {LIMIT}");
+}
+
 /// What one sidecar was given for requests that have not come is not missed by a request that is there.
 #[test]
 fn the_last_tokens_are_where_they_are_wanted() {

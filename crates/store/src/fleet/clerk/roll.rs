@@ -60,6 +60,16 @@ impl Work {
     async fn look_at_life(&self, connection: &mut Connection, run_id: &str, slot: u64) -> RedisResult<()> {
         let life: Option<String> = redis::cmd("GET").arg(life_key(slot)).query_async(connection).await?;
         self.desk.status.on_answer();
+        self.compare_life(connection, run_id, slot, life).await
+    }
+
+    async fn compare_life(
+        &self,
+        connection: &mut Connection,
+        run_id: &str,
+        slot: u64,
+        life: Option<String>,
+    ) -> RedisResult<()> {
         let is_known =
             life.and_then(|life| u64::from_str_radix(life.get(..16)?, 16).ok()) == Some(self.desk.life(slot));
         if !is_known || self.desk.status.is_slot_away(slot) {
@@ -104,28 +114,12 @@ impl Work {
         run_id: String,
         inspects: bool,
     ) -> RedisResult<()> {
-        if !connection.is_cluster() {
+        if connection.is_cluster() {
+            self.look_at_each(&connection, &run_id).await?;
+        } else {
             self.look_at_clock(&mut connection, &run_id).await?;
+            self.look_at_all(&mut connection, &run_id).await?;
         }
-        let mut slots = Slots::default();
-        let mut looks = JoinSet::new();
-        let status = &self.desk.status;
-        let (away, present): (Vec<u64>, Vec<u64>) = (0..SLOTS).partition(|slot| status.is_slot_away(*slot));
-        // Of those that are away, one is enough to see whether others are worth a look.
-        let drawn = usize::try_from(getrandom::u64().unwrap_or(0) % SLOTS).unwrap_or(0);
-        let tried = away.get(drawn % away.len().max(1)).copied();
-        for slot in present.into_iter().chain(tried) {
-            looks.spawn(Arc::clone(&self).looked_at(connection.clone(), run_id.clone(), slot));
-        }
-        while let Some(Ok((slot, looked))) = looks.join_next().await {
-            if looked.is_ok() && tried == Some(slot) {
-                for slot in away.iter().filter(|other| **other != slot) {
-                    looks.spawn(Arc::clone(&self).looked_at(connection.clone(), run_id.clone(), *slot));
-                }
-            }
-            slots.found(&self.desk, &connection, slot, looked)?;
-        }
-        slots.any_answers()?;
         let me = named(self.desk.table.incarnation);
         let mut call = self.sidecars.key(SIDECARS_KEY);
         let sidecars = call.arg(&me).arg(SEEN_MS).invoke_async::<u64>(&mut connection).await;
@@ -140,6 +134,40 @@ impl Work {
             *self.desk.counters.warnings.lock() = inspect(&mut connection).await;
         }
         Ok(())
+    }
+
+    /// One server: in one command.
+    async fn look_at_all(&self, connection: &mut Connection, run_id: &str) -> RedisResult<()> {
+        let places: Vec<String> = (0..SLOTS).map(life_key).collect();
+        let lives: Vec<Option<String>> = redis::cmd("MGET").arg(places).query_async(connection).await?;
+        self.desk.status.on_answer();
+        for (slot, life) in (0..).zip(lives) {
+            self.compare_life(connection, run_id, slot, life).await?;
+        }
+        Ok(())
+    }
+
+    /// A Cluster, of which some may be away.
+    async fn look_at_each(self: &Arc<Self>, connection: &Connection, run_id: &str) -> RedisResult<()> {
+        let mut slots = Slots::default();
+        let mut looks = JoinSet::new();
+        let status = &self.desk.status;
+        let (away, present): (Vec<u64>, Vec<u64>) = (0..SLOTS).partition(|slot| status.is_slot_away(*slot));
+        // Of those that are away, one is enough to see whether others are worth a look.
+        let drawn = usize::try_from(getrandom::u64().unwrap_or(0) % SLOTS).unwrap_or(0);
+        let tried = away.get(drawn % away.len().max(1)).copied();
+        for slot in present.into_iter().chain(tried) {
+            looks.spawn(Arc::clone(self).looked_at(connection.clone(), run_id.to_owned(), slot));
+        }
+        while let Some(Ok((slot, looked))) = looks.join_next().await {
+            if looked.is_ok() && tried == Some(slot) {
+                for slot in away.iter().filter(|other| **other != slot) {
+                    looks.spawn(Arc::clone(self).looked_at(connection.clone(), run_id.to_owned(), *slot));
+                }
+            }
+            slots.found(&self.desk, connection, slot, looked)?;
+        }
+        slots.any_answers()
     }
 }
 

@@ -11,6 +11,8 @@ const SPAN: Duration = Duration::from_millis(200);
 const COVERED: (u64, u64) = (3, 2);
 /// What came in so many spans ago does not come any more.
 const FORGET: u32 = 2;
+/// What has come since the ledger was asked last comes on as fast; in a shorter time than this no pace is seen.
+const SHORTEST: Duration = Duration::from_millis(5);
 
 /// Tokens asked for, admitted or not.
 #[derive(Debug, Default)]
@@ -18,6 +20,9 @@ pub(super) struct Demand {
     began: Timestamp,
     current: Tokens,
     last: Tokens,
+    /// Since the ledger was asked last, and when that was.
+    since: Tokens,
+    asked_at: Timestamp,
 }
 
 impl Demand {
@@ -25,14 +30,23 @@ impl Demand {
         self.turn(now);
         for window in Window::ALL {
             self.current[window] = self.current[window].saturating_add(ask[window]);
+            self.since[window] = self.since[window].saturating_add(ask[window]);
         }
     }
 
-    /// What is to be expected until the lease is renewed.
+    /// What is to be expected until the lease is renewed; called when the ledger is asked.
     pub(super) fn expected(&mut self, now: Timestamp) -> Tokens {
         self.turn(now);
+        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let elapsed = micros(now.since(self.asked_at).max(SHORTEST));
         let (covered, spans) = COVERED;
-        Tokens::from_fn(|window| self.current[window].max(self.last[window]).saturating_mul(covered) / spans)
+        let expected = Tokens::from_fn(|window| {
+            // A key that was quiet and is busy now is so for less than a span.
+            let at_this_pace = self.since[window].saturating_mul(micros(SPAN)) / elapsed;
+            self.current[window].max(self.last[window]).max(at_this_pace).saturating_mul(covered) / spans
+        });
+        (self.since, self.asked_at) = (Tokens::default(), now);
+        expected
     }
 
     fn turn(&mut self, now: Timestamp) {
