@@ -40,6 +40,7 @@ enum Step {
         expected: i64,
         newer: i64,
         epochs: i64,
+        policy: u64,
         law: PerWindow<(WindowLaw, u64)>,
     },
     /// Data were lost; or a sidecar has not heard of it yet.
@@ -78,12 +79,12 @@ fn step() -> impl Strategy<Value = Step> {
     let state = (-10..20_000_i32, -10..20_000_i32, tokens(), any::<bool>(), 0..2_000_u16, tokens())
         .prop_map(|(p, v, u, den, br, limit)| (WindowLaw { p, v, q: p - v, u, den, br }, limit));
     let of = |off: i64| prop_oneof![6 => Just(off), 1 => -2..3_i64];
-    let law = (of(0), of(1), of(1), of_windows(state.boxed()));
+    let law = (of(0), of(1), of(1), 0..3_u64, of_windows(state.boxed()));
     prop_oneof![
         6 => said.prop_map(|((who, newer, ahead, phase_seconds), ttl_ms, needs, wants, waits, seen)| {
             Step::Report(Said { who, newer, ahead, phase_seconds, ttl_ms, needs, wants, waits, seen })
         }),
-        2 => law.prop_map(|(expected, newer, epochs, law)| Step::Law { expected, newer, epochs, law }),
+        2 => law.prop_map(|(expected, newer, epochs, policy, law)| Step::Law { expected, newer, epochs, policy, law }),
         1 => prop::bool::weighted(0.8).prop_map(|hears| Step::Life { hears }),
         3 => prop_oneof![0..3_000_i64, (0..130_i64).prop_map(|half| half * 500), Just(500), Just(60_000), -5_000..0_i64]
             .prop_map(Step::Time),
@@ -134,11 +135,12 @@ fn scripts_equal_their_model(kind: Kind) {
                     begin(life, now_ms);
                     heard = if hears { life } else { heard };
                 }
-                Step::Law { expected, newer, epochs, law } => {
+                Step::Law { expected, newer, epochs, policy, law } => {
                     let (expected, written) = ((version + expected).max(0), (version + newer).max(1));
                     let epoch = (now_ms / 60_000 + epochs).unsigned_abs();
                     let known = KnownLaw {
                         version: written.unsigned_abs(),
+                        policy,
                         law: Law { epoch, windows: law.map(|(state, _)| state) },
                         limits: law.map(|(_, limit)| limit),
                     };
@@ -239,7 +241,8 @@ fn the_servers_own_time_counts_and_a_key_that_nobody_uses_goes() {
     let now: i64 = server.ask::<String>(&["HGET", "{key}", "now"]).parse().expect("a number");
     assert!((before..before + 60_000).contains(&now), "{now}");
     let bounds = PerWindow::from_fn(|_| Bounds::new(100, 100).expect("in order"));
-    let law = KnownLaw { version: 1, law: Law::new(1 << 40, &bounds), limits: PerWindow::new(100, 100, 100) };
+    let law =
+        KnownLaw { version: 1, policy: 0, law: Law::new(1 << 40, &bounds), limits: PerWindow::new(100, 100, 100) };
     let known: i64 = call(&server, LAW, "{key}", &law_arguments(0, &law, Duration::ZERO));
     assert_eq!(known, 1);
     let granted = report(2, 2 * MOST_LEASE_MS).expect("nothing was lost");

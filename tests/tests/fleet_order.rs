@@ -120,14 +120,14 @@ fn law(words: &[String]) -> (u64, KnownLaw) {
     let signed: Vec<i64> = words.iter().map(|word| word.parse().expect("a number")).collect();
     let (level, number) =
         (|at: usize| i32::try_from(signed[at]).expect("a level"), |at: usize| signed[at].unsigned_abs());
-    let first = |window: Window| 4 + 7 * Window::ALL.iter().position(|other| *other == window).unwrap_or(0);
+    let first = |window: Window| 5 + 7 * Window::ALL.iter().position(|other| *other == window).unwrap_or(0);
     let windows = PerWindow::from_fn(|window| {
         let at = first(window);
         let br = u16::try_from(number(at + 5)).expect("permille");
         WindowLaw { p: level(at), v: level(at + 1), q: level(at + 2), u: number(at + 3), den: number(at + 4) > 0, br }
     });
     let limits = Tokens::from_fn(|window| number(first(window) + 6));
-    (number(0), KnownLaw { version: number(1), law: Law { epoch: number(2), windows }, limits })
+    (number(0), KnownLaw { version: number(1), policy: number(4), law: Law { epoch: number(2), windows }, limits })
 }
 
 /// Clients of one sidecar, until `until`: what they were admitted.

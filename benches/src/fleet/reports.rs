@@ -50,7 +50,7 @@ impl Reporter {
     /// Gives a key a law whose epoch is not over, and limits that are not reached.
     pub(super) fn give_law(&mut self, key: &LimitKey) -> Result<(), Failure> {
         let law = Law { epoch: 1 << 40, windows: PerWindow::from_fn(|_| WindowLaw::EMPTY) };
-        let known = KnownLaw { version: 1, law, limits: Tokens::new(WIDE, WIDE, WIDE) };
+        let known = KnownLaw { version: 1, policy: 0, law, limits: Tokens::new(WIDE, WIDE, WIDE) };
         let mut call = redis::cmd("EVAL");
         call.arg(LAW).arg(1).arg(ledger_key(key.as_ref())).arg(law_arguments(0, &known, Duration::from_secs(600)));
         Ok(call.exec(&mut self.connection)?)

@@ -77,6 +77,8 @@ pub struct Seen {
 pub struct KnownLaw {
     /// Grows with each write; at least 1.
     pub version: u64,
+    /// Revision of the policy by which it was made; 0 where that was not the fleet's.
+    pub policy: u64,
     /// Its state; `u`, `den` and `br` of the open epoch are those of the whole fleet.
     pub law: Law,
     /// The limits that it comes to, TPM.
@@ -155,10 +157,10 @@ impl Ledger {
     }
 
     /// Writes the law that somebody made of that of version `expected` (0: none was known). Where another one was written
-    /// meanwhile, or this one is not newer, nothing changes, and the answer is `false`.
+    /// meanwhile, this one is not newer, or it was made by an older policy, nothing changes, and the answer is `false`.
     pub fn set_law(&mut self, expected: u64, known: KnownLaw) -> bool {
-        let stored = self.law.map_or(0, |known| known.version);
-        if stored != expected || known.version <= stored {
+        let (stored, policy) = self.law.map_or((0, 0), |known| (known.version, known.policy));
+        if stored != expected || known.version <= stored || known.policy < policy {
             return false;
         }
         self.law = Some(known);

@@ -173,7 +173,8 @@ pub fn granted(answer: &[i64]) -> Option<Result<Granted, Lost>> {
     }
     let mut numbers = answer.iter().copied();
     let mut positive = || numbers.next().and_then(|number| u64::try_from(number).ok());
-    let (version, left_ms, epoch, law_epoch) = (positive()?, positive()?, positive()?, positive()?);
+    let (version, left_ms, epoch, law_epoch, policy) =
+        (positive()?, positive()?, positive()?, positive()?, positive()?);
     let mut granted = Granted { left_ms, epoch, ..Granted::default() };
     for window in Window::ALL {
         granted.allotted[window] = positive()?;
@@ -190,7 +191,7 @@ pub fn granted(answer: &[i64]) -> Option<Result<Granted, Lost>> {
         law.windows[window] = WindowLaw { p, v, q, u, den, br };
         limits[window] = positive()?;
     }
-    granted.law = (version > 0).then_some(KnownLaw { version, law, limits });
+    granted.law = (version > 0).then_some(KnownLaw { version, policy, law, limits });
     numbers.next().is_none().then_some(Ok(granted))
 }
 
@@ -198,9 +199,10 @@ pub fn granted(answer: &[i64]) -> Option<Result<Granted, Lost>> {
 /// call.
 #[must_use]
 pub fn law_arguments(expected: u64, known: &KnownLaw, lasts: Duration) -> Vec<String> {
-    let KnownLaw { version, law, limits } = known;
+    let KnownLaw { version, policy, law, limits } = known;
     let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).min(1 << 40);
-    let mut arguments: Vec<String> = [expected, *version, law.epoch, lasts].map(|number| number.to_string()).into();
+    let mut arguments: Vec<String> =
+        [expected, *version, law.epoch, lasts, *policy].map(|number| number.to_string()).into();
     for (window, WindowLaw { p, v, q, u, den, br }) in law.windows.iter() {
         arguments.extend([p, v, q].map(i32::to_string));
         let numbers = [*u, u64::from(*den), u64::from(*br), limits[window]];
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_not_taken_for_one() {
-        let mut answer = vec![3, 200, 77, 76, 1, 2, 0, 4, 5, 0, 7, 8, 1];
+        let mut answer = vec![3, 200, 77, 76, 9, 1, 2, 0, 4, 5, 0, 7, 8, 1];
         answer.extend([-5, 20, 30, 40, 1, 6, 70].repeat(3));
         let granted = granted(&answer).expect("an answer").expect("nothing was lost");
         assert_eq!((granted.left_ms, granted.epoch), (200, 77));
@@ -224,7 +226,7 @@ mod tests {
         assert_eq!(granted.waiting, PerWindow::new(0, 0, 1));
         let state = WindowLaw { p: -5, v: 20, q: 30, u: 40, den: true, br: 6 };
         let law = Law { epoch: 76, windows: PerWindow::from_fn(|_| state) };
-        assert_eq!(granted.law, Some(KnownLaw { version: 3, law, limits: PerWindow::new(70, 70, 70) }));
+        assert_eq!(granted.law, Some(KnownLaw { version: 3, policy: 9, law, limits: PerWindow::new(70, 70, 70) }));
         assert_eq!(super::granted(&[-1]), Some(Err(Lost)));
         for wrong in [&answer[..20], &answer[1..], &[&answer[..], &[1]].concat(), &[]] {
             assert_eq!(super::granted(wrong), None, "{wrong:?}");

@@ -22,7 +22,12 @@ fn bounds(floor: u64, ceiling: u64) -> PerWindow<Bounds> {
 
 /// A law that comes to this limit.
 fn law_of(version: u64, epoch: u64, limit: u64) -> KnownLaw {
-    KnownLaw { version, law: Law::new(epoch, &bounds(limit, limit)), limits: PerWindow::new(limit, limit, limit) }
+    KnownLaw {
+        version,
+        policy: 0,
+        law: Law::new(epoch, &bounds(limit, limit)),
+        limits: PerWindow::new(limit, limit, limit),
+    }
 }
 
 fn with_limit() -> Ledger {

@@ -296,7 +296,13 @@ impl Work {
                     }
                     Some((expected, from)) => {
                         let now = (self.desk.now)();
-                        let (next, lasts) = self.desk.table.next_law(now, key, from.as_ref(), granted.epoch);
+                        let (next, lasts) = self.desk.table.next_law(
+                            now,
+                            key,
+                            from.as_ref(),
+                            granted.epoch,
+                            self.desk.policy_revision(),
+                        );
                         let mut call = self.law.key(ledger_key(key));
                         call.arg(law_arguments(expected, &next, lasts));
                         // Whoever was first has written what comes to the same.

@@ -129,9 +129,15 @@ impl Desk {
 
     /// The law and its version, where the policy of now makes other limits of it: somebody wrote policy.
     fn outdated(&self, now: Timestamp, key: KeyRef<'_>, granted: &Granted) -> Option<(u64, Option<KnownLaw>)> {
-        let known = granted.law.filter(|_| self.policy.is_shared())?;
-        let (next, _) = self.table.next_law(now, key, Some(&known), granted.epoch);
+        let revision = self.policy_revision();
+        let known = granted.law.filter(|known| self.policy.is_shared() && revision >= known.policy)?;
+        let (next, _) = self.table.next_law(now, key, Some(&known), granted.epoch, revision);
         (next.limits != known.limits).then_some((known.version, Some(known)))
+    }
+
+    /// Of the policy that decides here; 0 where it is not the fleet's, as far as is known.
+    pub(super) fn policy_revision(&self) -> u64 {
+        if self.policy.is_shared() { self.table.policy.load().revision() } else { 0 }
     }
 
     pub(super) fn life(&self, slot: u64) -> u64 {

@@ -89,7 +89,8 @@ impl Desk {
                 self.record_reset(now, author.clone(), format!("limit/{key}"), turns).await?;
                 is_recorded = true;
             }
-            let law = KnownLaw { version: known.version + 1, law: after.law(), limits };
+            let policy = self.policy_revision().max(known.policy);
+            let law = KnownLaw { version: known.version + 1, policy, law: after.law(), limits };
             if !self.write_law(key, known.version, law).await? {
                 continue;
             }

@@ -8,6 +8,7 @@ use tidegate_core::decision::ServiceTier;
 use tidegate_core::fleet::{self, Granted, Lost};
 use tidegate_core::policy::{PartialBounds, Tier, Written};
 
+use super::decision::{Attempt, MOST_ATTEMPTS};
 use super::lease::Said;
 use super::*;
 
@@ -195,7 +196,7 @@ impl World {
                 let desk = &self.sidecars[which].desk;
                 match desk.on_answer(fingerprint, &flight.said, &granted) {
                     Some((expected, from)) => {
-                        let (next, _) = desk.table.next_law(now, key(), from.as_ref(), granted.epoch);
+                        let (next, _) = desk.table.next_law(now, key(), from.as_ref(), granted.epoch, 0);
                         self.ledger.set_law(expected, next);
                         self.say(which, fingerprint, flight.rounds + 1);
                     }

@@ -69,7 +69,7 @@ impl MemoryStore {
         }
     }
 
-    /// The law that `known` comes to in `epoch`, under the policy of now, as the next version; and after how long it is the
+    /// The law that `known` comes to in `epoch`, under the policy of now (of this revision for the fleet), as the next version; and after how long it is the
     /// default again without a call. Without a known one, the default.
     pub(crate) fn next_law(
         &self,
@@ -77,6 +77,7 @@ impl MemoryStore {
         key: KeyRef<'_>,
         known: Option<&KnownLaw>,
         epoch: u64,
+        revision: u64,
     ) -> (KnownLaw, Duration) {
         let resolved = self.policy.load().resolve(key, now);
         let (bounds, phase) = (&resolved.bounds, key.phase_seconds());
@@ -85,7 +86,7 @@ impl MemoryStore {
         law.advance_boosted(begins, phase, bounds, &resolved.law, &resolved.boosts);
         let limits = Tokens::from_fn(|window| law.limit_tpm(window, &bounds[window]));
         let version = known.map_or(0, |known| known.version) + 1;
-        (KnownLaw { version, law, limits }, lasts(&law, &resolved))
+        (KnownLaw { version, policy: revision, law, limits }, lasts(&law, &resolved))
     }
 
     /// After how long the law is the default again without a call.

@@ -11,7 +11,7 @@
 -- then for each window: how many pairs follow, and pairs (in how many seconds, tokens)
 --
 -- Answers -1 alone where data were lost, else: version of the law (0: none), ms that the lease runs, epoch of now, epoch of the
--- law; for each window: allotted, elsewhere, waiting; and for each window: p, v, q, u, den, br, limit. All integers; each stays
+-- law, revision of the policy by which it was made; for each window: allotted, elsewhere, waiting; and for each window: p, v, q, u, den, br, limit. All integers; each stays
 -- below 2^53, as numbers are doubles here.
 
 local UNREPORTED_MS = 60000
@@ -47,7 +47,7 @@ for index = 1, #stored, 2 do
 end
 
 -- A sidecar is { sequence, end of its lease, share, share, share, settled }; a share { need, granted, missing, until, tokens, ... };
--- the law { version, epoch, when it may be forgotten, state, state, state }, a state { p, v, q, u, den, br, limit }.
+-- the law { version, epoch, when it may be forgotten, state, state, state, revision of the policy }, a state { p, v, q, u, den, br, limit }.
 local NEED, GRANTED, MISSING, LEAVING = 1, 2, 3, 4
 local U, DEN, BR, LIMIT = 4, 5, 6, 7
 
@@ -150,7 +150,7 @@ redis.call('HSET', key, 'now', now)
 -- Of the sidecars nothing counts for longer: a lease, and after it a minute, or the seconds that are looked ahead.
 redis.call('PEXPIRE', key, math.max(300000, law and law[3] - now or 0))
 
-local answer = { law and law[1] or 0, math.max(own[2] - now, 0), epoch, law and law[2] or 0 }
+local answer = { law and law[1] or 0, math.max(own[2] - now, 0), epoch, law and law[2] or 0, law and law[7] or 0 }
 for window = 1, WINDOWS do
   local share = own[2 + window]
   answer[#answer + 1] = share[NEED] + share[GRANTED]

@@ -1,0 +1,216 @@
+//! A decision: by the lease, or after an answer of the ledger, or by what decides without it.
+
+use std::cmp::Reverse;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidegate_core::ask::Request;
+use tidegate_core::key::KeyRef;
+use tidegate_core::policy::Degrade;
+use tidegate_core::state::{Beyond, Short};
+use tidegate_core::time::Timestamp;
+use tidegate_core::window::Tokens;
+use tokio::sync::oneshot;
+
+use super::lease::{Lease, Next};
+use super::{Desk, SETTLED_LATER, StoreMode, soon};
+use crate::memory::part::Part;
+use crate::timers::Fingerprint;
+use crate::{ReserveError, Reserved};
+
+/// How often one request asks the ledger at most: others may take what was granted.
+pub(super) const MOST_ATTEMPTS: usize = 4;
+
+/// What became of one attempt to decide.
+pub(super) enum Attempt {
+    Decided(Box<Reserved>),
+    /// For an answer that somebody was asked for; what the request asks for.
+    Wait {
+        told: oneshot::Receiver<()>,
+        ask: Tokens,
+    },
+}
+
+/// What is known of the ledger at an attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ledger {
+    /// It is to be asked where a lease is too small.
+    Asked,
+    /// It was, and had no more.
+    HasNoMore,
+    /// It was asked as often as it may be, and had more.
+    NotNow,
+    /// It does not answer.
+    Away,
+}
+
+impl Desk {
+    /// Decides one request: by the lease, or after one answer of the ledger, or without it.
+    pub(super) async fn decide(&self, now: Timestamp, request: &Request<'_>) -> Result<Reserved, ReserveError> {
+        let key = self.table.of_key(request.key);
+        let (mut now, mut ledger, mut deadline, mut waited) = (now, Ledger::Asked, None, None);
+        for attempt in 0.. {
+            if attempt == MOST_ATTEMPTS && ledger == Ledger::Asked {
+                ledger = Ledger::HasNoMore;
+            }
+            let told = match self.attempt(now, key, request, waited, ledger)? {
+                Attempt::Decided(reserved) => {
+                    let mode = self.settings.mode;
+                    if let (StoreMode::Strict, Some(until), Err(_)) = (mode, deadline, &reserved.answer.outcome) {
+                        // What it was granted of what it asked for is not its own: the next one asks for it, wherever that is.
+                        self.on_news(now, request.key, Duration::ZERO);
+                        self.tell(now, request.key, until).await;
+                    }
+                    return Ok(*reserved);
+                }
+                Attempt::Wait { told, ask } => {
+                    waited = Some(ask);
+                    told
+                }
+            };
+            let until = *deadline.get_or_insert_with(|| soon(self.settings.timeout));
+            if tokio::time::timeout_at(until, told).await.is_err() {
+                self.status.on_slow();
+                self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
+                ledger = Ledger::Away;
+            }
+            now = now.max((self.now)());
+        }
+        unreachable!("the last attempt decides")
+    }
+
+    pub(super) fn attempt(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        request: &Request<'_>,
+        waited: Option<Tokens>,
+        ledger: Ledger,
+    ) -> Result<Attempt, ReserveError> {
+        let ledger = if self.is_ready(now, request.key) { ledger } else { Ledger::Away };
+        let step = |lease: &mut Lease| self.attempt_under(now, fingerprint, lease, request, waited, ledger);
+        self.on_lease(now, fingerprint, request.key, step).unwrap_or_else(|| {
+            let nothing = Part::of(Tokens::default(), Tokens::default(), Beyond::Unavailable);
+            self.reserve(now, fingerprint, request, &nothing).map(|reserved| Attempt::Decided(Box::new(reserved)))
+        })
+    }
+
+    /// One attempt, under the lock of the lease: what it allots cannot change meanwhile.
+    fn attempt_under(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        lease: &mut Lease,
+        request: &Request<'_>,
+        waited: Option<Tokens>,
+        ledger: Ledger,
+    ) -> Result<Attempt, ReserveError> {
+        if let Some(asked) = &waited {
+            lease.on_looked(asked);
+        }
+        let every_time = self.settings.mode == StoreMode::Strict;
+        let asks_first = every_time && waited.is_none() && ledger == Ledger::Asked;
+        let allotted = if asks_first { None } else { lease.allotted(now) };
+        let part = self.part(lease, allotted, ledger);
+        let short = match self.table.try_reserve(now, request, fingerprint, Some(&part))? {
+            Ok(reserved) => {
+                self.on_decided(now, fingerprint, lease, &reserved, ledger);
+                return Ok(Attempt::Decided(Box::new(reserved)));
+            }
+            Err(short) => short,
+        };
+        let ledger = match self.next(now, fingerprint, lease, &short, waited.is_none()) {
+            Some(Next::Wait(told, _)) => return Ok(Attempt::Wait { told, ask: short.ask }),
+            Some(Next::Deny) => Ledger::HasNoMore,
+            Some(Next::TooSoon) => Ledger::NotNow,
+            Some(Next::Full) | None => Ledger::Away,
+        };
+        let part = self.part(lease, lease.allotted(now), ledger);
+        let reserved = self.reserve(now, fingerprint, request, &part)?;
+        self.on_decided(now, fingerprint, lease, &reserved, ledger);
+        Ok(Attempt::Decided(Box::new(reserved)))
+    }
+
+    /// What a request that is short does next; `None`: the ledger cannot be asked.
+    fn next(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        lease: &mut Lease,
+        short: &Short,
+        is_first: bool,
+    ) -> Option<Next> {
+        let every_time = self.settings.mode == StoreMode::Strict;
+        if !is_first && lease.is_exhausted(now, &short.missing) {
+            return Some(Next::Deny);
+        }
+        let next = lease.on_short(now, short, is_first, every_time);
+        if matches!(next, Next::Wait(_, true)) && !self.enqueue(fingerprint, lease) {
+            return None;
+        }
+        Some(next)
+    }
+
+    pub(super) fn part(&self, lease: &Lease, allotted: Option<Tokens>, ledger: Ledger) -> Part {
+        let (leased, elsewhere) = (allotted.unwrap_or_default(), lease.elsewhere());
+        let mut part = match ledger {
+            Ledger::Asked => Part::of(leased, elsewhere, Beyond::Ask),
+            Ledger::HasNoMore => Part::of(leased, elsewhere, Beyond::Deny),
+            Ledger::NotNow => Part::of(leased, elsewhere, Beyond::Unavailable),
+            Ledger::Away => match self.degrade(lease.key.as_ref()) {
+                (Degrade::Closed, _) => Part::of(leased, elsewhere, Beyond::Unavailable),
+                (Degrade::Share, sidecars) => {
+                    Part { share_of: sidecars, ..Part::of(leased, Tokens::default(), Beyond::Deny) }
+                }
+                (Degrade::Open, _) => {
+                    let all = Tokens::new(u64::MAX, u64::MAX, u64::MAX);
+                    Part::of(all, Tokens::default(), Beyond::Deny)
+                }
+            },
+        };
+        part.law = lease.law.map(|known| known.law);
+        part
+    }
+
+    /// What decides while the ledger is away, and by how many limits are shared then.
+    fn degrade(&self, key: KeyRef<'_>) -> (Degrade, u64) {
+        let sidecars = self.sidecars.load(Ordering::Relaxed).max(self.settings.expected_sidecars);
+        match self.table.policy.load().degrade(key).unwrap_or(self.settings.degrade) {
+            Degrade::Share if sidecars == 0 => (Degrade::Closed, 0),
+            degrade => (degrade, sidecars),
+        }
+    }
+
+    fn reserve(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        request: &Request<'_>,
+        part: &Part,
+    ) -> Result<Reserved, ReserveError> {
+        let reserved = self.table.try_reserve(now, request, fingerprint, Some(part))?;
+        Ok(reserved.expect("nobody is asked any more"))
+    }
+
+    fn on_decided(
+        &self,
+        now: Timestamp,
+        fingerprint: Fingerprint,
+        lease: &mut Lease,
+        reserved: &Reserved,
+        ledger: Ledger,
+    ) {
+        let (ask, admits) = match &reserved.answer.outcome {
+            Ok(allowed) => (&allowed.reserved, true),
+            Err(denied) => (&denied.ask, false),
+        };
+        self.counters.on_decided(admits, ledger == Ledger::Away, ask);
+        if ledger == Ledger::Away {
+            if admits && let Some(at) = lease.on_news(now, SETTLED_LATER) {
+                self.due.lock().push(Reverse((at, fingerprint)));
+            }
+        } else if lease.on_decided(now, ask) {
+            self.enqueue(fingerprint, lease);
+        }
+    }
+}
