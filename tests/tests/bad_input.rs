@@ -271,7 +271,9 @@ fn a_flag_or_variable_with_a_bad_value_is_named() {
     assert_refused(Setup::release().arguments(["--drain", "soon"]), 2, &["--drain", "soon"]);
     assert_refused(Setup::release().arguments(["--no-such-flag"]), 2, &["--no-such-flag"]);
     assert_refused(Setup::release().environment("TIDEGATE_THREADS", "0"), 2, &["TIDEGATE_THREADS"]);
-    for address in ["redis+tls://user:hunter2@127.0.0.1", "redis://user:hunter2@", "redis://user:hunter2@127.0.0.1:port"] {
+    for address in
+        ["redis+tls://user:hunter2@127.0.0.1", "redis://user:hunter2@", "redis://user:hunter2@127.0.0.1:port"]
+    {
         let (exit, output) = Setup::release().arguments(["--store", address]).refused();
         assert_eq!(exit, Some(2), "{output}");
         assert!(output.contains("--store") && !output.contains("hunter2"), "{output}");
