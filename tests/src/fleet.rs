@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::crowd::{Balance, Behaviour, Crowd, Told, balance};
 use crate::page::Page;
 use crate::patience::until;
@@ -139,6 +141,27 @@ pub async fn stop(crowds: Vec<Crowd>) -> Told {
 #[must_use]
 pub fn admitted_permille(told: &Told) -> u64 {
     told.allowed.len() as u64 * TOKENS * 1_000 / LIMIT
+}
+
+/// Has a sidecar stand still (SIGSTOP), leases and all.
+///
+/// # Panics
+/// If it does not run.
+pub fn pause(sidecar: &Server) {
+    signal(sidecar, Signal::STOP);
+}
+
+/// Has it go on (SIGCONT).
+///
+/// # Panics
+/// If it does not run.
+pub fn resume(sidecar: &Server) {
+    signal(sidecar, Signal::CONT);
+}
+
+fn signal(sidecar: &Server, signal: Signal) {
+    let pid = i32::try_from(sidecar.pid()).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("it runs");
 }
 
 /// All that clients of several sidecars were told, as if they were of one.

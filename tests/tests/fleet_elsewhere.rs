@@ -4,14 +4,12 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tidegate_proto::v1::SettleOutcome;
 use tidegate_tests::fleet::{self, Fleet};
 use tidegate_tests::gateway::{Ask, Failure, Gateway};
 use tidegate_tests::page::Page;
 use tidegate_tests::patience::until;
 use tidegate_tests::redis::{Cluster, Kind, Setup};
-use tidegate_tests::server::Server;
 use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,11 +34,6 @@ async fn settle(gateway: &Gateway, id: &str, generated: u64) -> SettleOutcome {
 
 fn calls(fleet: &Fleet, by: &str) -> f64 {
     fleet.sum("tidegate_store_reservation_calls_total", &[("by", by)])
-}
-
-fn signal(server: &Server, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(server.pid()).expect("a pid")).expect("a pid");
-    kill_process(pid, signal).expect("it runs");
 }
 
 /// Each call on a sidecar that has not admitted, and each a second time on one that has, or has not.
@@ -110,7 +103,7 @@ async fn what_a_lost_sidecar_admitted_is_charged_once_and_late() {
     let mut gone = fleet.sidecars.remove(0);
     gone.terminate();
     assert!(gone.wait().is_some_and(|status| status.success()));
-    signal(&fleet.sidecars[0], Signal::STOP);
+    fleet::pause(&fleet.sidecars[0]);
     let [one, other] = [&of[3], &of[4]];
     for id in &ids {
         let began = Instant::now();
@@ -122,7 +115,7 @@ async fn what_a_lost_sidecar_admitted_is_charged_once_and_late() {
         assert_eq!(ended.reason, "RESERVATION_ENDED");
     }
     assert!((calls(&Fleet { sidecars: fleet.sidecars.split_off(1) }, "taken_over") - 3.0).abs() < 0.1);
-    signal(&fleet.sidecars[0], Signal::CONT);
+    fleet::resume(&fleet.sidecars[0]);
     // It is back, finds the letter, and leaves it: the hold is there until it fades.
     sleep(SECOND / 2).await;
     let windows = of[2].windows(&ask()).await;
