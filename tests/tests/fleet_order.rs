@@ -191,7 +191,7 @@ async fn leased_sidecars_are_granted_what_the_core_grants_in_the_servers_order()
     let life = u64::from_str_radix(life, 16).expect("a life");
     let mut model = Ledger::default();
     model.begin(life, born.split(' ').next().and_then(|born| born.parse().ok()).expect("when it began"));
-    let (mut waiting, mut laws) = (None::<Said>, 0);
+    let (mut waiting, mut written, mut laws) = (None::<Said>, None, 0);
     // Of each sidecar, what it was granted on top of its need by then, report by report.
     let mut on_top: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     let mut line = String::new();
@@ -206,7 +206,11 @@ async fn leased_sidecars_are_granted_what_the_core_grants_in_the_servers_order()
                 waiting = Some(Said::read(&words[5..]));
             }
             ["EVALSHA" | "EVAL", sha, "1", of, ..] if (sha == law_sha || sha == LAW) && of == ledger => {
-                let (expected, known) = law(&words[4..]);
+                written = Some(law(&words[4..]));
+            }
+            // The first thing that its script does. A call that finds no script does nothing, and is made again.
+            ["HGET", of, "law"] if of == ledger => {
+                let (expected, known) = written.take().expect("a law");
                 laws += u64::from(model.set_law(expected, known));
             }
             // Of the script: at which time it took the report.

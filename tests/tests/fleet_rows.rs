@@ -59,9 +59,20 @@ async fn a_store_that_loses_what_a_dead_sidecar_had_gives_that_again_and_no_more
     assert!(living.fullest_permille >= 950, "{living:?}");
 }
 
-/// All of the limit was used on one sidecar: then each has its share.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_store_a_fleet_that_shares_exceeds_its_limit_by_the_shares_of_the_others_at_most() {
+    shares_without_a_store(6 * SECOND).await;
+}
+
+/// `./test -E 'binary(fleet_rows)' --run-ignored all`.
+#[ignore = "a minute and a half"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_minute_without_a_store_a_fleet_that_shares_is_within_its_limit() {
+    shares_without_a_store(75 * SECOND).await;
+}
+
+/// All of the limit was used on one sidecar: then each has its share, for so long.
+async fn shares_without_a_store(span: Duration) {
     let Some(setup) = Setup::of(Kind::Valkey9) else { return };
     let mut store = setup.start();
     let fleet = Fleet { sidecars: (0..4).map(|_| fleet::setup(&store.url(), "share", 0).start()).collect() };
@@ -73,12 +84,16 @@ async fn without_a_store_a_fleet_that_shares_exceeds_its_limit_by_the_shares_of_
     sleep(8 * SECOND).await;
     store.kill();
     fleet.wait_until_degraded(true);
-    let rush = fleet.all(CLIENTS, Duration::from_millis(60));
-    sleep(6 * SECOND).await;
-    fleet.assert_ready();
     let before = stop(one).await;
     let used = admitted_permille(&before);
-    let all = balance(&together([before, stop(rush).await]), LIMIT, &[]);
+    let rush = fleet.all(CLIENTS, Duration::from_millis(60));
+    sleep(span).await;
+    fleet.assert_ready();
+    let rush = stop(rush).await;
+    let since = assert_within(&rush);
+    println!("since then: {since:?}");
+    assert!(span < 60 * SECOND || since.fullest_permille >= 950, "all shares are used: {since:?}");
+    let all = balance(&together([before, rush]), LIMIT, &[]);
     println!("share: {used} permille by one, then {all:?}");
     assert!(all.fullest_permille <= 1_750, "{all:?}");
     assert!(all.fullest_permille >= used + 700, "each other one has its quarter: {all:?}");
