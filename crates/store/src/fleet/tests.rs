@@ -266,12 +266,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        9 => (1_u64..30).prop_map(Step::Wait),
-        3 => (30_u64..700).prop_map(Step::Wait),
-        1 => prop_oneof![(5_000_u64..8_000), (55_000_u64..62_000)].prop_map(Step::Wait),
-        12 => (0..3_usize, 1_u64..6, prop_oneof![1_u64..100, 1_u64..1_500])
-            .prop_map(|(who, asks, tokens)| Step::Asks(who, asks, tokens)),
-        2 => (0..3_usize).prop_map(Step::Settle),
+        27 => calm(),
         2 => (0_u64..40, 0_u64..40, prop::bool::weighted(0.2))
             .prop_map(|(there_ms, back_ms, loses)| Step::Network { there_ms, back_ms, loses }),
         1 => (0..3_usize, any::<bool>()).prop_map(|(who, is_cut)| Step::Cut(who, is_cut)),
