@@ -233,8 +233,10 @@ impl KeyState {
         self.windows_at(ServiceTier::Standard, rules)
     }
 
-    /// The windows as a request of this service tier meets them. They say what fits, so silent streams are looked at.
-    fn windows_at(&mut self, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
+    /// The windows as of the last [`KeyState::advance`], as a request of this service tier meets them. They say what fits, so silent
+    /// streams are looked at.
+    #[must_use]
+    pub fn windows_at(&mut self, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
         self.look(rules);
         let limits = self.limits(rules);
         let effective = effective(&limits, tier, rules);

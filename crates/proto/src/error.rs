@@ -17,7 +17,7 @@
 //! | [`POLICY_FULL`] | FAILED_PRECONDITION | a bound on the number of policy objects is reached | delete some |
 //! | [`PRESSURE_FULL`] | FAILED_PRECONDITION | a bound on deployments that are reported on, or on their reporters, is reached | report fewer, or wait until others fall silent |
 //! | [`WATCH_TOO_WIDE`] | FAILED_PRECONDITION | more limit keys match than one watch may have | narrow its filters |
-//! | [`SHUTTING_DOWN`], [`TOO_BUSY`], [`STORE_UNAVAILABLE`] | UNAVAILABLE | the call was not decided; `RetryInfo` has a wait | wait, then repeat it |
+//! | [`SHUTTING_DOWN`], [`TOO_BUSY`], [`REQUEST_ID_PENDING`], [`STORE_UNAVAILABLE`] | UNAVAILABLE | the call was not decided; `RetryInfo` has a wait | wait, then repeat it |
 //! | [`NOT_IMPLEMENTED`] | UNIMPLEMENTED | an RPC, view or option of a later version | upgrade the server |
 //!
 //! None of these calls changed anything.
@@ -87,6 +87,8 @@ reasons! {
     SHUTTING_DOWN;
     /// Too many calls are in flight, or too many watches.
     TOO_BUSY;
+    /// An earlier call with this request id is not known to be decided yet.
+    REQUEST_ID_PENDING;
     /// The store could not be asked, or its disk takes no writes.
     STORE_UNAVAILABLE;
     /// An RPC, view or option of a later version.

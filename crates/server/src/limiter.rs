@@ -5,6 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_core::ask::Request as Ask;
 use tidegate_core::decision::{Answer, Denied};
@@ -27,6 +28,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+
+/// When a call whose request id is being decided elsewhere is to be made again: by then a sidecar that does not answer counts as gone.
+const REQUEST_ID_RETRY: Duration = Duration::from_millis(400);
 
 /// The service over a store. Clones share everything.
 #[derive(Debug)]
@@ -74,6 +78,9 @@ impl<S: Store> RateLimiterService for Limiter<S> {
         let ask = convert::check_and_reserve(wire, self.ttl)?;
         let reserved = self.store.check_and_reserve(read.now, &ask).await.map_err(|failure| match failure {
             ReserveError::RequestIdTaken => error::already_exists(error::REQUEST_ID_REUSED, failure.to_string()),
+            ReserveError::Undecided => {
+                error::unavailable(error::REQUEST_ID_PENDING, failure.to_string(), REQUEST_ID_RETRY)
+            }
         })?;
         let answer = &reserved.answer;
         if let Err(denied) = &answer.outcome {

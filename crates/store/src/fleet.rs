@@ -16,7 +16,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use tidegate_core::ask::Request;
-use tidegate_core::decision::{SettleOutcome, WindowStatus};
+use tidegate_core::decision::{ServiceTier, SettleOutcome, WindowStatus};
 use tidegate_core::forecast::ForecastDefaults;
 use tidegate_core::key::KeyRef;
 use tidegate_core::policy::{Degrade, Policy, PolicyWrite};
@@ -24,7 +24,7 @@ use tidegate_core::pressure::Report;
 use tidegate_core::state::{Beyond, SettleCounts};
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::durable::Now;
@@ -45,6 +45,7 @@ mod elsewhere;
 mod lease;
 mod link;
 mod policy;
+mod request_id;
 mod reset;
 mod stats;
 #[cfg(test)]
@@ -59,6 +60,8 @@ use elsewhere::{Elsewhere, Errand, Verb};
 use lease::Lease;
 use link::Status;
 use policy::{Job, SharedPolicy};
+use request_id::RequestIds;
+use request_id::claim::Write;
 use stats::Counters;
 
 /// Keys that wait for their report to be made; one more is decided without.
@@ -133,6 +136,7 @@ struct Desk {
     counters: Counters,
     policy: SharedPolicy,
     elsewhere: Elsewhere,
+    request_ids: RequestIds,
 }
 
 /// The store that a fleet shares.
@@ -149,6 +153,8 @@ struct Orders {
     writes: mpsc::Receiver<Job>,
     /// Calls on reservations that others admitted.
     errands: mpsc::Receiver<Errand>,
+    /// What is to be written of request ids.
+    request_ids: mpsc::Receiver<Write>,
 }
 
 impl FleetStore {
@@ -194,6 +200,7 @@ impl Desk {
         let (queue, keys) = mpsc::channel(MOST_QUEUED);
         let (policy, writes) = SharedPolicy::new(described);
         let (elsewhere, errands) = Elsewhere::new();
+        let (request_ids, claims) = RequestIds::new();
         let slot = |_| Slot { life: AtomicU64::new(0), ready_at: AtomicU64::new(u64::MAX) };
         let desk = Self {
             table,
@@ -208,8 +215,9 @@ impl Desk {
             counters: Counters::default(),
             policy,
             elsewhere,
+            request_ids,
         };
-        (desk, Orders { keys, writes, errands })
+        (desk, Orders { keys, writes, errands, request_ids: claims })
     }
 
     /// Runs `step` on the key's lease, which is made where there is none. `None` where there are as many as there may be.
@@ -239,6 +247,19 @@ impl Desk {
         self.status.answers() && self.slots[slot].ready_at.load(Ordering::Relaxed) <= now.as_micros()
     }
 
+    /// The key's windows, as a request of this service tier meets them here.
+    fn windows(&self, now: Timestamp, key: KeyRef<'_>, tier: ServiceTier) -> PerWindow<WindowStatus> {
+        let part = match self.leases.get(&self.table.of_key(key)) {
+            Some(lease) => {
+                let lease = lease.lock();
+                let ledger = if self.is_ready(now, key) { Ledger::HasNoMore } else { Ledger::Away };
+                self.part(&lease, lease.allotted(now), ledger)
+            }
+            None => Part::of(Tokens::default(), Tokens::default(), Beyond::Ask),
+        };
+        self.table.windows_of_part(now, key, tier, &part)
+    }
+
     /// Has the key's report made; `false` where too many wait for theirs.
     fn enqueue(&self, fingerprint: Fingerprint, lease: &mut Lease) -> bool {
         if self.queue.try_send(fingerprint).is_ok() {
@@ -265,19 +286,29 @@ impl Desk {
     async fn tell(&self, now: Timestamp, key: KeyRef<'_>, until: Instant) {
         // A report that is on its way may have been made before.
         for _ in 0..2 {
-            if !self.is_ready(now, key) {
-                return;
-            }
-            let fingerprint = self.table.of_key(key);
-            let asked = self.on_lease(now, fingerprint, key, |lease| {
-                let (told, asks) = lease.has_news().then(|| lease.on_question())?;
-                (!asks || self.enqueue(fingerprint, lease)).then_some(told)
-            });
-            let Some(told) = asked.flatten() else { return };
+            let Some(told) = self.question(now, key, Lease::has_news) else { return };
             if tokio::time::timeout_at(until, told).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// The ledger's next answer, where it is ready and the lease is one that `asks`; `None` also where too many wait for theirs.
+    fn question(
+        &self,
+        now: Timestamp,
+        key: KeyRef<'_>,
+        asks: impl FnOnce(&Lease) -> bool,
+    ) -> Option<oneshot::Receiver<()>> {
+        if !self.is_ready(now, key) {
+            return None;
+        }
+        let fingerprint = self.table.of_key(key);
+        let asked = self.on_lease(now, fingerprint, key, |lease| {
+            let (told, is_first) = asks(lease).then(|| lease.on_question())?;
+            (!is_first || self.enqueue(fingerprint, lease)).then_some(told)
+        });
+        asked.flatten()
     }
 
     /// What the key has has changed without a decision.
@@ -295,7 +326,7 @@ impl Store for FleetStore {
         now: Timestamp,
         request: &Request<'_>,
     ) -> impl Future<Output = Result<Reserved, ReserveError>> + Send {
-        self.desk.decide(now, request)
+        self.desk.check_and_reserve(now, request)
     }
 
     async fn report_progress(
@@ -333,16 +364,7 @@ impl Store for FleetStore {
     }
 
     async fn limits(&self, now: Timestamp, key: KeyRef<'_>) -> PerWindow<WindowStatus> {
-        let desk = &self.desk;
-        let part = match desk.leases.get(&desk.table.of_key(key)) {
-            Some(lease) => {
-                let lease = lease.lock();
-                let ledger = if desk.is_ready(now, key) { Ledger::HasNoMore } else { Ledger::Away };
-                desk.part(&lease, lease.allotted(now), ledger)
-            }
-            None => Part::of(Tokens::default(), Tokens::default(), Beyond::Ask),
-        };
-        desk.table.windows_of_part(now, key, &part)
+        self.desk.windows(now, key, ServiceTier::Standard)
     }
 
     fn explain_limit(&self, now: Timestamp, key: KeyRef<'_>) -> impl Future<Output = KeyExplained> + Send {

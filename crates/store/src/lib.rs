@@ -140,6 +140,10 @@ pub enum ReserveError {
     /// The caller's: another ask used this request id, or its reservation ended or is older than 60 s. Use a new id.
     #[error("request_id was used before for another ask, or for a reservation that has ended or is older than 60 s")]
     RequestIdTaken,
+    /// Nobody's: another call with this request id is being decided, or the sidecar that admitted it does not say whether it is
+    /// live. The same call again is safe.
+    #[error("an earlier call with this request_id is not known to be decided yet; repeat the call")]
+    Undecided,
 }
 
 /// What a progress report or a settlement did.

@@ -29,6 +29,10 @@ pub const SIDECARS: &str = include_str!("redis/sidecars.lua");
 /// Writes the policy of the fleet. Two keys: [`POLICY_KEY`] and [`CHANGES_KEY`]; its arguments and answer are said there.
 pub const POLICY: &str = include_str!("redis/policy.lua");
 
+/// Writes what a request id stands for, unless somebody else has. One key: [`request_key`]. Arguments: what the caller has written
+/// there, what is to be there, empty for nothing, and for how many milliseconds; answers what somebody else has written, or nothing.
+pub const REQUEST: &str = include_str!("redis/request.lua");
+
 /// Where the policy is, and the audit log.
 pub const POLICY_KEY: &str = "tidegate:{fleet}:policy";
 /// See [`POLICY_KEY`].
@@ -126,6 +130,12 @@ pub fn life_key(slot: u64) -> String {
 #[must_use]
 pub fn settled_key(slot: u64, number: Number) -> String {
     format!("tidegate:{{{}}}:settled/{}-{}", tag(slot), named(number.incarnation), named(number.sequence))
+}
+
+/// Where it is written what a request id stands for; `id` is a hash of it and of its limit key.
+#[must_use]
+pub fn request_key(slot: u64, id: u128) -> String {
+    format!("tidegate:{{{}}}:request/{id:032x}", tag(slot))
 }
 
 /// Where a sidecar finds what others write to it.

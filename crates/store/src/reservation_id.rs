@@ -44,6 +44,17 @@ impl ChecksumKey {
         u128::from_str_radix(text, 16).ok().map(|number| Self(number.to_be_bytes()))
     }
 
+    /// A hash of a request id and its limit key that nobody without the key of the checksum can aim at.
+    pub(crate) fn name(&self, key: KeyRef<'_>, request_id: &str) -> u128 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        for name in [key.account(), key.model(), key.variant(), request_id] {
+            hasher.write(name.as_bytes());
+            // No name contains a zero byte.
+            hasher.write_u8(0);
+        }
+        hasher.finish128().as_u128()
+    }
+
     fn checksum(&self, bytes: &[u8]) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(bytes);

@@ -226,6 +226,12 @@ impl KeyState {
         self.live.contains_key(&number) || self.ended.contains_key(&number) || self.issued.contains(number)
     }
 
+    /// Whether the reservation of this number is live at `now`.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp, number: Number) -> bool {
+        self.live.get(&number).is_some_and(|live| live.expires_at > now)
+    }
+
     /// Whether what is known of this number may have been forgotten early: it may have been settled, or not.
     fn was_forgotten(&self, number: Number) -> bool {
         self.forgotten.as_ref().is_some_and(|forgotten| {

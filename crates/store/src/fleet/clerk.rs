@@ -24,10 +24,11 @@ use super::elsewhere::MOST_CARRIED;
 use super::lease::Said;
 use super::link::{Backoff, Connection, described};
 use super::policy::PolicyKeeper;
+use super::request_id::claim::Write;
 use super::{Desk, Orders};
 use crate::redis::{
-    LAW, LIFE, REPORT, SIDECARS, SIDECARS_KEY, SLOTS, arguments, granted, law_arguments, ledger_key, life_key, named,
-    slot,
+    LAW, LIFE, REPORT, REQUEST, SIDECARS, SIDECARS_KEY, SLOTS, arguments, granted, law_arguments, ledger_key, life_key,
+    named, slot,
 };
 use crate::timers::Fingerprint;
 use roll::Slots;
@@ -71,6 +72,7 @@ impl Clerk {
             law: Script::new(LAW),
             life: Script::new(LIFE),
             sidecars: Script::new(SIDECARS),
+            request: Script::new(REQUEST),
             policy: PolicyKeeper::new(),
             ahead: Mutex::default(),
         };
@@ -115,6 +117,7 @@ struct Work {
     law: Script,
     life: Script,
     sidecars: Script,
+    request: Script,
     policy: PolicyKeeper,
     /// By how much the server's clock was ahead at the last roll call, microseconds.
     ahead: Mutex<Option<i64>>,
@@ -166,6 +169,7 @@ impl Work {
                     Some(write) = orders.writes.recv() => write.refuse(),
                     // Whoever asked books it where it was asked.
                     Some(errand) = orders.errands.recv() => drop(errand),
+                    Some(write) = orders.request_ids.recv() => drop(write),
                 }
             }
         }
@@ -254,6 +258,10 @@ impl Work {
                     let (desk, connection) = (Arc::clone(&self.desk), connection.clone());
                     letters.spawn(async move { desk.run(connection, errand).await });
                 }
+                Some(write) = orders.request_ids.recv(), if tasks.len() < MOST_AT_ONCE => {
+                    let (work, connection) = (Arc::clone(self), connection.clone());
+                    tasks.spawn(async move { work.write_request_id(connection, write).await });
+                }
                 Some(key) = orders.keys.recv(), if tasks.len() < MOST_AT_ONCE => {
                     let (work, connection, run_id) = (Arc::clone(self), connection.clone(), run_id.to_owned());
                     let asking = Asking { desk: Arc::clone(&self.desk), key, is_answered: false };
@@ -272,6 +280,18 @@ impl Work {
         let Some(slot) = slot.filter(|slot| !self.desk.status.is_slot_away(*slot)) else { return Ok(()) };
         if let Err(error) = self.carry_there(connection, run_id, asking).await {
             self.desk.on_slot_away(slot, &error);
+        }
+        Ok(())
+    }
+
+    async fn write_request_id(&self, connection: Connection, write: Write) -> RedisResult<()> {
+        let (slot, is_cluster) = (write.slot(), connection.is_cluster());
+        if is_cluster && self.desk.status.is_slot_away(slot) {
+            return Ok(());
+        }
+        match write.make(&self.request, connection).await {
+            Err(error) if is_cluster => self.desk.on_slot_away(slot, &error),
+            made => made?,
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use tidegate_core::state::{Beyond, Short};
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::Tokens;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::lease::{Lease, Next};
 use super::{Desk, SETTLED_LATER, StoreMode, soon};
@@ -45,10 +46,28 @@ pub(super) enum Ledger {
 }
 
 impl Desk {
-    /// Decides one request: by the lease, or after one answer of the ledger, or without it.
-    pub(super) async fn decide(&self, now: Timestamp, request: &Request<'_>) -> Result<Reserved, ReserveError> {
-        let key = self.table.of_key(request.key);
-        let (mut now, mut ledger, mut deadline, mut waited) = (now, Ledger::Asked, None, None);
+    /// Decides one request; one that has a request id where each is decided with the store, once in the fleet.
+    pub(super) async fn check_and_reserve(
+        &self,
+        now: Timestamp,
+        request: &Request<'_>,
+    ) -> Result<Reserved, ReserveError> {
+        match request.request_id {
+            Some(id) if self.settings.mode == StoreMode::Strict => self.decide_once(now, request, id).await,
+            _ => self.decide(now, request, Ledger::Asked, None).await,
+        }
+    }
+
+    /// By the lease, or after one answer of the ledger, or without it. Waits until the deadline; one that is not given begins with the
+    /// first wait.
+    pub(super) async fn decide(
+        &self,
+        mut now: Timestamp,
+        request: &Request<'_>,
+        mut ledger: Ledger,
+        mut deadline: Option<Instant>,
+    ) -> Result<Reserved, ReserveError> {
+        let (key, mut waited) = (self.table.of_key(request.key), None);
         for attempt in 0.. {
             if attempt == MOST_ATTEMPTS && ledger == Ledger::Asked {
                 ledger = Ledger::HasNoMore;
@@ -70,13 +89,17 @@ impl Desk {
             };
             let until = *deadline.get_or_insert_with(|| soon(self.settings.timeout));
             if tokio::time::timeout_at(until, told).await.is_err() {
-                self.status.on_slow();
-                self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
+                self.on_waited_in_vain();
                 ledger = Ledger::Away;
             }
             now = now.max((self.now)());
         }
         unreachable!("the last attempt decides")
+    }
+
+    pub(super) fn on_waited_in_vain(&self) {
+        self.status.on_slow();
+        self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn attempt(

@@ -56,6 +56,9 @@ pub(super) enum Verb {
     Settle(#[n(0)] Option<u64>, #[n(1)] Option<u64>, #[n(2)] Option<u64>),
     #[n(2)]
     Release,
+    /// Whether it is live; else it has ended. Changes nothing.
+    #[n(3)]
+    Look,
 }
 
 /// What came of it.
@@ -81,7 +84,7 @@ pub(super) struct Call {
 }
 
 /// Who books it.
-enum Where {
+pub(super) enum Where {
     /// Somebody has, or it needs none.
     There(Done),
     Here,
@@ -224,16 +227,24 @@ impl Desk {
     /// here, or nobody else can be asked.
     pub(super) async fn elsewhere(&self, now: Timestamp, id: &str, verb: Verb) -> Option<Done> {
         let (key, ticket) = self.table.of_another(id)?;
-        if !self.status.answers() || now > ticket.good_until() {
+        if now > ticket.good_until() {
+            return None;
+        }
+        match self.carried((key, ticket), id, verb).await {
+            Some(Where::There(done)) => Some(done),
+            Some(Where::Here) | None => None,
+        }
+    }
+
+    /// `None`: nobody knows who books it, as the store does not answer, or too many calls wait.
+    pub(super) async fn carried(&self, (key, ticket): (LimitKey, Ticket), id: &str, verb: Verb) -> Option<Where> {
+        if !self.status.answers() {
             return None;
         }
         let (tell, told) = oneshot::channel();
         let call = Call { key, ticket, id: id.to_owned(), verb, tell };
         self.elsewhere.errands.try_send(Errand::Call(Box::new(call))).ok()?;
-        match timeout(PATIENCE, told).await {
-            Ok(Ok(Where::There(done))) => Some(done),
-            Ok(Ok(Where::Here) | Err(_)) | Err(_) => None,
-        }
+        timeout(PATIENCE, told).await.ok()?.ok()
     }
 
     async fn book(&self, now: Timestamp, id: &str, verb: Verb) -> Done {
@@ -244,6 +255,13 @@ impl Desk {
                 self.table.settle(now, id, counts).await
             }
             Verb::Release => self.table.release(now, id).await.map(|outcome| Booked { outcome, ..NOTHING }),
+            Verb::Look => {
+                if self.table.is_live(now, id) {
+                    Ok(NOTHING)
+                } else {
+                    Err(EndError::Ended)
+                }
+            }
         }
     }
 
@@ -273,7 +291,7 @@ impl Desk {
         let admitted_by = call.ticket.number.incarnation;
         let mark = settled_key(slot(call.key.as_ref()), call.ticket.number);
         let ended = match call.verb {
-            Verb::Progress(_) => Err(EndError::Ended),
+            Verb::Progress(_) | Verb::Look => Err(EndError::Ended),
             Verb::Settle(..) | Verb::Release => Ok(NOTHING),
         };
         if redis::cmd("EXISTS").arg(&mark).query_async(connection).await? {
@@ -359,8 +377,10 @@ impl Desk {
                     return Ok(());
                 }
                 let done = self.book((self.now)(), &id, verb).await;
-                let used = done.as_ref().map_or(NOTHING.tokens, |booked| booked.tokens);
-                self.on_booked(&id, &used).await;
+                if verb != Verb::Look {
+                    let used = done.as_ref().map_or(NOTHING.tokens, |booked| booked.tokens);
+                    self.on_booked(&id, &used).await;
+                }
                 let answer = encoded(&Letter::Answer { number, told: done.into() });
                 post(connection, from, &answer).await?;
             }

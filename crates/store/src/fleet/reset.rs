@@ -115,11 +115,7 @@ impl Desk {
             if !self.is_ready(now, key) {
                 return Ok(None);
             }
-            let asked = self.on_lease(now, fingerprint, key, |lease| {
-                let (told, asks) = lease.on_question();
-                (!asks || self.enqueue(fingerprint, lease)).then_some(told)
-            });
-            let told = asked.flatten().ok_or_else(|| away("too many wait for it"))?;
+            let told = self.question(now, key, |_| true).ok_or_else(|| away("too many wait for it"))?;
             timeout(PATIENCE, told).await.map_err(|_| away("it has not answered in time"))?.ok();
             let law = self.leases.get(&fingerprint).and_then(|lease| lease.lock().law);
             if let Some(law) = law.filter(|law| law.version >= version) {

@@ -441,7 +441,8 @@ fn what_all_settle_together_moves_one_limit() {
                 let parts = world.sidecars.iter().map(|sidecar| {
                     let part = Part::of(Tokens::default(), Tokens::default(), Beyond::Ask);
                     let now = Timestamp::from_millis(world.now_ms);
-                    sidecar.desk.table.windows_of_part(now, key(), &part).prompt.limit_tpm
+                    let windows = sidecar.desk.table.windows_of_part(now, key(), ServiceTier::Standard, &part);
+                    windows.prompt.limit_tpm
                 });
                 let parts: Vec<u64> = parts.collect();
                 assert!(parts.iter().all(|part| *part == parts[0]), "one limit for all: {parts:?}");

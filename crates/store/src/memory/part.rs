@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_core::decision::WindowStatus;
+use tidegate_core::decision::{ServiceTier, WindowStatus};
 use tidegate_core::fleet::KnownLaw;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::law::{EPOCH_SECONDS, Law};
@@ -94,13 +94,19 @@ impl MemoryStore {
         lasts(law, &self.policy.load().resolve(key, now))
     }
 
-    /// The key's windows, as a process meets them that may count `part` of it.
-    pub(crate) fn windows_of_part(&self, now: Timestamp, key: KeyRef<'_>, part: &Part) -> PerWindow<WindowStatus> {
+    /// The key's windows, as a request of this service tier meets them in a process that may count `part` of it.
+    pub(crate) fn windows_of_part(
+        &self,
+        now: Timestamp,
+        key: KeyRef<'_>,
+        tier: ServiceTier,
+        part: &Part,
+    ) -> PerWindow<WindowStatus> {
         let fingerprint = self.of_key(key);
         let windows = |state: &mut KeyState, rules: &Rules<'_>| {
             state.advance(now, rules);
             let rules = narrowed(Some(part), state, now, rules);
-            state.windows(&rules)
+            state.windows_at(tier, &rules)
         };
         if let Some(mut entry) = self.known(fingerprint) {
             self.refresh(now, &mut entry);
@@ -135,6 +141,13 @@ impl MemoryStore {
         }
         let is_known = self.known(self.of_key(key.as_ref())).is_some_and(|entry| entry.state.remembers(ticket.number));
         (!is_known).then_some((key, ticket))
+    }
+
+    /// Whether the reservation that `id` names is live here.
+    pub(crate) fn is_live(&self, now: Timestamp, id: &str) -> bool {
+        self.named_by(id).is_some_and(|(key, ticket)| {
+            self.known(self.of_key(key.as_ref())).is_some_and(|entry| entry.state.is_live(now, ticket.number))
+        })
     }
 }
 
