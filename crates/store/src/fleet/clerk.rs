@@ -290,8 +290,9 @@ impl Work {
             return Ok(());
         }
         match write.make(&self.request, connection).await {
+            Ok(()) => self.desk.status.on_answer(),
             Err(error) if is_cluster => self.desk.on_slot_away(slot, &error),
-            made => made?,
+            Err(error) => return Err(error),
         }
         Ok(())
     }

@@ -95,14 +95,16 @@ impl Desk {
         request: &Request<'_>,
         id: &str,
     ) -> Result<Reserved, ReserveError> {
-        let until = soon(self.settings.timeout);
+        let (until, mut is_awaited) = (soon(self.settings.timeout), false);
         loop {
             let claimed = match self.claim(now, request.key, id, until).await {
                 Turn::Mine(claimed) => claimed,
+                Turn::Unknown if is_awaited => return Err(ReserveError::Undecided),
                 // Retries are safe on the same sidecar then.
                 Turn::Unknown => return self.decide(now, request, Ledger::Away, Some(until)).await,
                 Turn::Others(Entry::Admitted(admitted)) => return self.repeat(now, request, admitted, until).await,
-                Turn::Others(Entry::Deciding(_)) if Instant::now() + LOOK_AGAIN < until => {
+                Turn::Others(Entry::Deciding(_)) if Instant::now() + 2 * LOOK_AGAIN < until => {
+                    is_awaited = true;
                     sleep(LOOK_AGAIN).await;
                     now = now.max((self.now)());
                     continue;
