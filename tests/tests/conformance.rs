@@ -155,7 +155,8 @@ impl Core {
                 let answer = self.call(|state, now, rules| {
                     if asks_first {
                         let (allotted, elsewhere) = (Tokens::default(), Tokens::default());
-                        let nothing = Allotment { allotted, elsewhere, beyond: Beyond::Ask };
+                        let frees_in = PerWindow::default();
+                        let nothing = Allotment { allotted, elsewhere, frees_in, beyond: Beyond::Ask };
                         let rules = Rules { allotment: Some(nothing), ..*rules };
                         if let Ok(answer) = state.try_reserve(now, &rules, &reserve, || Ok(number))? {
                             return Ok(answer);

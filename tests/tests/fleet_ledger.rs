@@ -28,6 +28,7 @@ struct Said {
     ttl_ms: u64,
     needs: PerWindow<Vec<(u32, u64)>>,
     wants: PerWindow<u64>,
+    least: PerWindow<u64>,
     waits: bool,
     seen: PerWindow<Seen>,
 }
@@ -73,6 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         (1..140_u64).prop_map(|half| half * 500),
         of_windows(needs.boxed()),
         of_windows(tokens().boxed()),
+        of_windows(prop_oneof![Just(0), tokens()].boxed()),
         prop::bool::weighted(0.7),
         of_windows(seen.boxed()),
     );
@@ -81,8 +83,8 @@ fn step() -> impl Strategy<Value = Step> {
     let of = |off: i64| prop_oneof![6 => Just(off), 1 => -2..3_i64];
     let law = (of(0), of(1), of(1), 0..3_u64, of_windows(state.boxed()));
     prop_oneof![
-        6 => said.prop_map(|((who, newer, ahead, phase_seconds), ttl_ms, needs, wants, waits, seen)| {
-            Step::Report(Said { who, newer, ahead, phase_seconds, ttl_ms, needs, wants, waits, seen })
+        6 => said.prop_map(|((who, newer, ahead, phase_seconds), ttl_ms, needs, wants, least, waits, seen)| {
+            Step::Report(Said { who, newer, ahead, phase_seconds, ttl_ms, needs, wants, least, waits, seen })
         }),
         2 => law.prop_map(|(expected, newer, epochs, policy, law)| Step::Law { expected, newer, epochs, policy, law }),
         1 => prop::bool::weighted(0.8).prop_map(|hears| Step::Life { hears }),
@@ -150,7 +152,7 @@ fn scripts_equal_their_model(kind: Kind) {
                     prop_assert_eq!(answer == 1, is_written);
                     version = if is_written { written } else { version };
                 }
-                Step::Report(Said { who, newer, ahead, phase_seconds, ttl_ms, needs, wants, waits, seen }) => {
+                Step::Report(Said { who, newer, ahead, phase_seconds, ttl_ms, needs, wants, least, waits, seen }) => {
                     let sequence: &mut i64 = sequences.entry(who).or_default();
                     *sequence = (*sequence + newer).max(1);
                     let sequence = sequence.unsigned_abs();
@@ -165,6 +167,7 @@ fn scripts_equal_their_model(kind: Kind) {
                         ttl_ms,
                         needs,
                         wants,
+                        least,
                         waits,
                         seen,
                     };
@@ -220,6 +223,7 @@ fn the_servers_own_time_counts_and_a_key_that_nobody_uses_goes() {
             ttl_ms,
             needs: PerWindow::default(),
             wants: PerWindow::new(10, 20, 30),
+            least: PerWindow::default(),
             waits: true,
             seen: PerWindow::default(),
         };

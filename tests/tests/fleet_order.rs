@@ -75,6 +75,7 @@ struct Said {
     head: [u64; 4],
     waits: bool,
     wants: Tokens,
+    least: Tokens,
     seen: PerWindow<Seen>,
     needs: PerWindow<Vec<(u32, u64)>>,
 }
@@ -87,7 +88,7 @@ impl Said {
         let mut next = || numbers.next().expect("there are more");
         let head = [next(), next(), next(), next()];
         let waits = next() == 1;
-        let wants = Tokens::from_fn(|_| next());
+        let (wants, least) = (Tokens::from_fn(|_| next()), Tokens::from_fn(|_| next()));
         let seen = PerWindow::from_fn(|_| {
             let (settled, arrived, denied) = (next(), next(), next() == 1);
             Seen { settled, arrived, denied, pressure: u16::try_from(next()).expect("permille") }
@@ -96,7 +97,7 @@ impl Said {
             let pairs = next();
             (0..pairs).map(|_| (u32::try_from(next()).expect("seconds"), next())).collect()
         });
-        Self { life, incarnation, head, waits, wants, seen, needs }
+        Self { life, incarnation, head, waits, wants, least, seen, needs }
     }
 
     fn report(&self) -> Report<'_> {
@@ -110,6 +111,7 @@ impl Said {
             ttl_ms,
             needs: PerWindow::from_fn(|window| self.needs[window].as_slice()),
             wants: self.wants,
+            least: self.least,
             waits: self.waits,
             seen: self.seen,
         }
@@ -243,6 +245,7 @@ async fn leased_sidecars_are_granted_what_the_core_grants_in_the_servers_order()
         head: [1, 0, key().phase_seconds(), 1_000],
         waits: true,
         wants: Tokens::new(LIMIT, LIMIT, LIMIT),
+        least: Tokens::new(1, 1, LIMIT / 2),
         seen: PerWindow::default(),
         needs: PerWindow::default(),
     };

@@ -85,6 +85,7 @@ impl Reporter {
             ttl_ms: shape.ttl_ms,
             needs: PerWindow::from_fn(|_| leaving.as_slice()),
             wants: Tokens::new(600, 600, 300),
+            least: Tokens::default(),
             waits: true,
             seen: PerWindow::from_fn(|_| Seen { settled: self.sequence, ..Seen::default() }),
         };

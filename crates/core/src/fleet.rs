@@ -30,6 +30,9 @@ pub type Leaving<'a> = &'a [(u32, u64)];
 /// Most that [`Leaving`] looks ahead, in seconds.
 pub const MOST_AHEAD: u32 = 120;
 
+/// To how many milliseconds [`Granted::frees_ms`] is rounded up.
+pub const FREES_STEP_MS: u64 = 100;
+
 /// How long nothing is granted after data were lost, milliseconds: meanwhile every sidecar says again what it has.
 pub const SILENCE_MS: u64 = 5_000;
 
@@ -52,6 +55,8 @@ pub struct Report<'a> {
     pub needs: PerWindow<Leaving<'a>>,
     /// What it wants on top, for requests to come.
     pub wants: PerWindow<u64>,
+    /// The least that a request asks for which waits for this, of those that the window keeps waiting; 0: none does.
+    pub least: PerWindow<u64>,
     /// Whether it goes on wanting what it is not granted: then others share what is left with it. Who asks for each decision does
     /// not, as that one is denied.
     pub waits: bool,
@@ -99,6 +104,9 @@ pub struct Granted {
     pub elsewhere: PerWindow<u64>,
     /// How many other sidecars want more than they were granted: whoever has something to spare gives it back early.
     pub waiting: PerWindow<u64>,
+    /// In how long [`Report::least`] is free, milliseconds, if nobody comes to count more: by what all have said leaves when. Rounded up to
+    /// [`FREES_STEP_MS`]; 0 where it is free now, or that is not known.
+    pub frees_ms: PerWindow<u64>,
     /// How long the lease runs from now, milliseconds; 0 where it is over.
     pub left_ms: u64,
     /// The epoch of now.
@@ -181,6 +189,9 @@ impl Ledger {
         let now_ms = self.now_ms;
         let epoch = (now_ms / 1_000 + report.phase_seconds) / EPOCH_SECONDS;
         self.sidecars.retain(|_, sidecar| !sidecar.is_over(now_ms));
+        let current = self.law.filter(|known| known.law.epoch >= epoch);
+        let grants = now_ms >= self.born_ms.saturating_add(SILENCE_MS);
+        let limits = current.filter(|_| grants).map_or(Tokens::default(), |known| known.limits);
         let mut own = self.sidecars.remove(&report.incarnation).unwrap_or_default();
         let elsewhere = PerWindow::from_fn(|window| {
             let counted =
@@ -195,9 +206,6 @@ impl Ledger {
             own.sequence = report.sequence;
             // Never sooner than the lease before: who asks decides by that one until the answer is there, and it may be lost.
             own.lease_ends_ms = own.lease_ends_ms.max(now_ms.saturating_add(report.ttl_ms.min(MOST_LEASE_MS)));
-            let current = self.law.as_mut().filter(|known| known.law.epoch >= epoch);
-            let grants = now_ms >= self.born_ms.saturating_add(SILENCE_MS);
-            let limits = current.as_ref().filter(|_| grants).map_or(Tokens::default(), |known| known.limits);
             own.shares = PerWindow::from_fn(|window| {
                 let mut share = Share::needing(report.needs[window], now_ms);
                 let free = limits[window].saturating_sub(elsewhere[window]).saturating_sub(share.need);
@@ -205,7 +213,7 @@ impl Ledger {
                 share.missing = if report.waits { report.wants[window] - share.granted } else { 0 };
                 share
             });
-            if let Some(known) = current {
+            if let Some(known) = self.law.as_mut().filter(|_| current.is_some()) {
                 let before = own.settled.unwrap_or(report.seen.map(|seen| seen.arrived));
                 for window in Window::ALL {
                     let (state, seen) = (&mut known.law.windows[window], &report.seen[window]);
@@ -220,12 +228,47 @@ impl Ledger {
             allotted: PerWindow::from_fn(|window| own.shares[window].need.saturating_add(own.shares[window].granted)),
             elsewhere,
             waiting,
+            frees_ms: PerWindow::from_fn(|window| {
+                self.frees_ms(window, &own.shares[window], report.least[window], limits[window])
+            }),
             left_ms: own.lease_ends_ms.saturating_sub(now_ms),
             epoch,
             law: self.law,
         };
         self.sidecars.insert(report.incarnation, own);
         Ok(granted)
+    }
+}
+
+impl Ledger {
+    fn frees_ms(&self, window: Window, own: &Share, least: u64, limit: u64) -> u64 {
+        if least == 0 {
+            return 0;
+        }
+        let (now_ms, mut leaves) = (self.now_ms, BTreeMap::<u64, u64>::new());
+        let mut add = |until_ms: u64, tokens: u64| {
+            let steps = leaves.entry(until_ms.saturating_sub(now_ms).div_ceil(FREES_STEP_MS)).or_default();
+            *steps = steps.saturating_add(tokens);
+        };
+        own.after(now_ms).for_each(|(until_ms, tokens)| add(until_ms, tokens));
+        for Sidecar { lease_ends_ms, shares, .. } in self.sidecars.values() {
+            let share = &shares[window];
+            share.after(now_ms).for_each(|(until_ms, tokens)| add(until_ms, tokens));
+            if *lease_ends_ms <= now_ms {
+                // What a lease that runs has on top is given back where it is not used.
+                let reported = share.after(now_ms).fold(0, |sum: u64, (_, tokens)| sum.saturating_add(tokens));
+                add(lease_ends_ms.saturating_add(UNREPORTED_MS), share.counted(*lease_ends_ms, now_ms) - reported);
+            }
+        }
+        let mut left = leaves.values().fold(least, |sum, tokens| sum.saturating_add(*tokens));
+        if left <= limit {
+            return 0;
+        }
+        let first = leaves.iter().find(|(_, tokens)| {
+            left = left.saturating_sub(**tokens);
+            left <= limit
+        });
+        first.map_or(0, |(steps, _)| steps.saturating_mul(FREES_STEP_MS))
     }
 }
 
@@ -247,6 +290,11 @@ impl Share {
             share.need = share.need.saturating_add(*tokens);
         }
         share
+    }
+
+    /// What was reported and has not left, by the instant until which it counts.
+    fn after(&self, now_ms: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.leaving.range(now_ms.saturating_add(1)..).map(|(until_ms, tokens)| (*until_ms, *tokens))
     }
 
     /// What counts of it: all that was allotted while the lease runs; then what was reported, for as long as it said, and for

@@ -253,7 +253,7 @@ impl Desk {
             Some(lease) => {
                 let lease = lease.lock();
                 let ledger = if self.is_ready(now, key) { Ledger::HasNoMore } else { Ledger::Away };
-                self.part(&lease, lease.allotted(now), ledger)
+                self.part(now, &lease, lease.allotted(now), ledger)
             }
             None => Part::of(Tokens::default(), Tokens::default(), Beyond::Ask),
         };

@@ -159,11 +159,12 @@ pub fn named(number: u64) -> String {
 /// The arguments of [`REPORT`].
 #[must_use]
 pub fn arguments(report: &Report<'_>) -> Vec<String> {
-    let Report { life, incarnation, sequence, acknowledged, phase_seconds, ttl_ms, needs, wants, waits, seen } = report;
+    let Report { life, incarnation, sequence, acknowledged, phase_seconds, ttl_ms, needs, wants, least, waits, seen } =
+        report;
     let mut arguments = vec![named(*life), named(*incarnation)];
     arguments.extend([sequence, acknowledged, phase_seconds, ttl_ms].map(u64::to_string));
     arguments.push(u8::from(*waits).to_string());
-    arguments.extend(wants.iter().map(|(_, tokens)| tokens.to_string()));
+    arguments.extend(wants.iter().chain(least.iter()).map(|(_, tokens)| tokens.to_string()));
     for (_, seen) in seen.iter() {
         let denied = u64::from(seen.denied);
         arguments.extend([seen.settled, seen.arrived, denied, seen.pressure.into()].map(|number| number.to_string()));
@@ -190,6 +191,7 @@ pub fn granted(answer: &[i64]) -> Option<Result<Granted, Lost>> {
         granted.allotted[window] = positive()?;
         granted.elsewhere[window] = positive()?;
         granted.waiting[window] = positive()?;
+        granted.frees_ms[window] = positive()?;
     }
     let mut limits = Tokens::default();
     let mut law = Law { epoch: law_epoch, windows: PerWindow::from_fn(|_| WindowLaw::EMPTY) };
@@ -227,13 +229,14 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_not_taken_for_one() {
-        let mut answer = vec![3, 200, 77, 76, 9, 1, 2, 0, 4, 5, 0, 7, 8, 1];
+        let mut answer = vec![3, 200, 77, 76, 9, 1, 2, 0, 0, 4, 5, 0, 100, 7, 8, 1, 0];
         answer.extend([-5, 20, 30, 40, 1, 6, 70].repeat(3));
         let granted = granted(&answer).expect("an answer").expect("nothing was lost");
         assert_eq!((granted.left_ms, granted.epoch), (200, 77));
         assert_eq!(granted.allotted, PerWindow::new(1, 4, 7));
         assert_eq!(granted.elsewhere, PerWindow::new(2, 5, 8));
         assert_eq!(granted.waiting, PerWindow::new(0, 0, 1));
+        assert_eq!(granted.frees_ms, PerWindow::new(0, 100, 0));
         let state = WindowLaw { p: -5, v: 20, q: 30, u: 40, den: true, br: 6 };
         let law = Law { epoch: 76, windows: PerWindow::from_fn(|_| state) };
         assert_eq!(granted.law, Some(KnownLaw { version: 3, policy: 9, law, limits: PerWindow::new(70, 70, 70) }));

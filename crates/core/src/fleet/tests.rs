@@ -136,6 +136,7 @@ fn of_prompt<'a>(incarnation: u64, sequence: u64, ttl_ms: u64, needs: Leaving<'a
         ttl_ms,
         needs: PerWindow::new(needs, &[], &[]),
         wants: PerWindow::new(wants, 0, 0),
+        least: PerWindow::default(),
         waits: true,
         seen: PerWindow::default(),
     }
@@ -329,4 +330,30 @@ fn where_data_were_lost_nothing_is_granted_until_all_have_had_the_time_to_say_wh
     assert_eq!(granted.allotted.prompt, 10);
     let granted = report(&mut ledger, SILENCE_MS, &Report { life: 7, sequence: 6, acknowledged: 5, ..first });
     assert_eq!(granted.allotted.prompt, 110);
+}
+
+#[test]
+fn whoever_is_short_is_told_when_what_the_others_have_leaves() {
+    let mut ledger = with_limit();
+    report(&mut ledger, 0, &of_prompt(1, 1, 1_000, &[(10, 300), (30, 500)], 50));
+    let frees_ms = |needs: &[(u32, u64)], least| {
+        let short = Report { least: PerWindow::new(least, 0, 0), ..of_prompt(2, 1, 400, needs, 900) };
+        let granted = report(&mut ledger.clone(), 2_000, &short);
+        assert_eq!(granted.frees_ms.uncached_prompt, 0, "nobody waits for it");
+        granted.frees_ms.prompt
+    };
+    assert_eq!(frees_ms(&[], 0), 0, "nobody waits");
+    // 800 are needed there, and 50 that were granted may have been used until a minute after the lease.
+    assert_eq!(frees_ms(&[], 150), 0, "it is free");
+    assert_eq!(frees_ms(&[], 151), 9_000, "11 s after the report");
+    assert_eq!(frees_ms(&[], 450), 9_000);
+    assert_eq!(frees_ms(&[], 451), 29_000);
+    assert_eq!(frees_ms(&[], 951), 59_000, "a minute after the lease");
+    assert_eq!(frees_ms(&[], 1_001), 0, "never");
+    // What leaves here makes room as well.
+    assert_eq!(frees_ms(&[(4, 100), (7, 20)], 100), 5_000);
+    assert_eq!(frees_ms(&[(4, 100), (7, 20)], 140), 8_000);
+    let mut none = Ledger::default();
+    let short = Report { least: PerWindow::new(1, 1, 1), ..of_prompt(2, 1, 400, &[(4, 100)], 900) };
+    assert_eq!(report(&mut none, 0, &short).frees_ms, PerWindow::default(), "no law is known");
 }

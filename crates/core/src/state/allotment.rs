@@ -20,6 +20,9 @@ pub struct Allotment {
     pub allotted: Tokens,
     /// What counts elsewhere in the fleet, as far as it is known.
     pub elsewhere: Tokens,
+    /// In how long a request that the fleet has no room for will find some, as far as the fleet knows: when what the others have leaves.
+    /// Zero where that is not known.
+    pub frees_in: PerWindow<Duration>,
     /// What becomes of a request that does not fit it, and would fit the limit.
     pub beyond: Beyond,
 }
@@ -119,8 +122,20 @@ impl KeyState {
         peak.max(self.least_for(self.holds.reach().saturating_add(ask.reach), rules.forecast))
     }
 
-    /// How long until `wish` fits what is allotted (contract C12), by what leaves here; [`ELSEWHERE`] where that is not enough.
-    pub(super) fn wait_for_allotment(&self, wish: &Wish, limits: &Tokens, rules: &Rules<'_>) -> Duration {
+    /// How long until `wish` fits (contract C12) in the windows that are in its way: by what leaves anywhere, where the fleet has said; else what
+    /// is allotted, by what leaves here; [`ELSEWHERE`] where that is not enough.
+    pub(super) fn wait_for_allotment(
+        &self,
+        wish: &Wish,
+        binding: &PerWindow<bool>,
+        limits: &Tokens,
+        rules: &Rules<'_>,
+    ) -> Duration {
+        let frees_in = |window: Window| rules.allotment.map_or(Duration::ZERO, |allotment| allotment.frees_in[window]);
+        let frees_in = Window::ALL.into_iter().filter(|window| binding[*window]).map(frees_in).max();
+        if let Some(frees_in) = frees_in.filter(|frees_in| !frees_in.is_zero()) {
+            return frees_in.min(WINDOW);
+        }
         let here = Allotment::of(rules.allotment.as_ref(), limits);
         let never = here.iter().any(|(window, here)| wish.ask[window] > *here);
         let wait = if never { WINDOW } else { self.wait(wish, &here, rules) };

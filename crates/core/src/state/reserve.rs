@@ -300,7 +300,7 @@ impl KeyState {
                 let limits = self.limits(rules);
                 let alone = self.full(wish, &limits, rules) != PerWindow::default();
                 let wait = if alone { self.wait(wish, &limits, rules) } else { Duration::ZERO };
-                Some(wait.max(self.wait_for_allotment(wish, &limits, rules)))
+                Some(wait.max(self.wait_for_allotment(wish, windows, &limits, rules)))
             }
             Denial::WindowFull => Some(self.wait(wish, &self.limits(rules), rules)),
             Denial::ExceedsCurrentLimit => Some(self.next_epoch()),

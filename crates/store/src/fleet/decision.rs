@@ -134,7 +134,7 @@ impl Desk {
         let every_time = self.settings.mode == StoreMode::Strict;
         let asks_first = every_time && waited.is_none() && ledger == Ledger::Asked;
         let allotted = if asks_first { None } else { lease.allotted(now) };
-        let part = self.part(lease, allotted, ledger);
+        let part = self.part(now, lease, allotted, ledger);
         let short = match self.table.try_reserve(now, request, fingerprint, Some(&part))? {
             Ok(reserved) => {
                 self.on_decided(now, fingerprint, lease, &reserved, ledger);
@@ -148,7 +148,7 @@ impl Desk {
             Some(Next::TooSoon) => Ledger::NotNow,
             Some(Next::Full) | None => Ledger::Away,
         };
-        let part = self.part(lease, lease.allotted(now), ledger);
+        let part = self.part(now, lease, lease.allotted(now), ledger);
         let reserved = self.reserve(now, fingerprint, request, &part)?;
         self.on_decided(now, fingerprint, lease, &reserved, ledger);
         Ok(Attempt::Decided(Box::new(reserved)))
@@ -174,7 +174,7 @@ impl Desk {
         Some(next)
     }
 
-    pub(super) fn part(&self, lease: &Lease, allotted: Option<Tokens>, ledger: Ledger) -> Part {
+    pub(super) fn part(&self, now: Timestamp, lease: &Lease, allotted: Option<Tokens>, ledger: Ledger) -> Part {
         let (leased, elsewhere) = (allotted.unwrap_or_default(), lease.elsewhere());
         let mut part = match ledger {
             Ledger::Asked => Part::of(leased, elsewhere, Beyond::Ask),
@@ -191,6 +191,9 @@ impl Desk {
                 }
             },
         };
+        if ledger == Ledger::HasNoMore {
+            part.allotment.frees_in = lease.frees_in(now);
+        }
         part.law = lease.law.map(|known| known.law);
         part
     }

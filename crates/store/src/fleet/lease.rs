@@ -58,6 +58,8 @@ pub(super) struct Lease {
     others_wait: bool,
     /// Windows of which the last answer had less than was wanted.
     exhausted: PerWindow<bool>,
+    /// When the least of what was asked for is free of each, as the last answer had it.
+    frees_at: PerWindow<Timestamp>,
     answered_at: Timestamp,
     pub(super) law: Option<KnownLaw>,
     sequence: u64,
@@ -69,6 +71,8 @@ pub(super) struct Lease {
     /// What requests wait for: the sum of their asks, and how much all of them want to be allotted at least.
     asked: Tokens,
     target: Tokens,
+    /// The least of their asks, in the windows that keep them waiting; 0: none does.
+    least: Tokens,
     /// What those asked for who were answered and have not looked again yet: not to be given back before; and when that was.
     woken: Tokens,
     woken_at: Timestamp,
@@ -102,6 +106,7 @@ pub(super) struct Said {
     pub(super) ttl: Duration,
     needs: PerWindow<Vec<(u32, u64)>>,
     wants: Tokens,
+    least: Tokens,
     waits: bool,
     seen: PerWindow<Seen>,
     at: Timestamp,
@@ -124,6 +129,7 @@ impl Said {
             ttl_ms: u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX),
             needs: PerWindow::from_fn(|window| self.needs[window].as_slice()),
             wants: self.wants,
+            least: self.least,
             waits: self.waits,
             seen: self.seen,
         }
@@ -170,6 +176,7 @@ impl Lease {
             elsewhere: Tokens::default(),
             others_wait: false,
             exhausted: PerWindow::default(),
+            frees_at: PerWindow::default(),
             answered_at: Timestamp::ZERO,
             law: None,
             sequence: 0,
@@ -179,6 +186,7 @@ impl Lease {
             demand: Demand::default(),
             asked: Tokens::default(),
             target: Tokens::default(),
+            least: Tokens::default(),
             woken: Tokens::default(),
             woken_at: Timestamp::ZERO,
             calls: Calls::default(),
@@ -232,6 +240,10 @@ impl Lease {
         for window in Window::ALL {
             self.asked[window] = self.asked[window].saturating_add(short.ask[window]);
             self.target[window] = self.target[window].max(short.wanted[window]);
+            if short.missing[window] > 0 {
+                let least = &mut self.least[window];
+                *least = if *least == 0 { short.ask[window] } else { short.ask[window].min(*least) };
+            }
         }
         if self.waiters.len() >= MOST_WAITERS {
             return Next::Full;
@@ -263,6 +275,11 @@ impl Lease {
     pub(super) fn is_exhausted(&self, now: Timestamp, missing: &Tokens) -> bool {
         self.answered_at.after(NEWS) > now
             && Window::ALL.into_iter().any(|window| missing[window] > 0 && self.exhausted[window])
+    }
+
+    /// In how long what was not there is free; zero where that is not known.
+    pub(super) fn frees_in(&self, now: Timestamp) -> PerWindow<Duration> {
+        self.frees_at.map(|frees_at| frees_at.since(now))
     }
 
     /// Something changed that the ledger should know, after this time at the latest; when the lease is to be looked at, if that is sooner
@@ -371,6 +388,7 @@ impl Lease {
             ttl,
             needs: account.needs,
             wants,
+            least: self.least,
             waits: !exact,
             seen: self.seen,
             at: now,
@@ -394,6 +412,8 @@ impl Lease {
         let need = said.need();
         self.exhausted =
             PerWindow::from_fn(|window| allotted(window).saturating_sub(need[window]) < said.wants[window]);
+        self.frees_at =
+            granted.frees_ms.map(|ms| if ms > 0 { now.after(Duration::from_millis(ms)) } else { Timestamp::ZERO });
         self.others_wait = granted.waiting != Tokens::default();
         // Counted from before it was asked for.
         let lasts = certain(Duration::from_millis(granted.left_ms).min(said.ttl));
@@ -442,7 +462,8 @@ impl Lease {
 
     /// Nothing is asked for any more; whether the ledger is to hear a last report.
     pub(super) fn close(&mut self) -> bool {
-        (self.asked, self.target, self.demand) = (Tokens::default(), Tokens::default(), Demand::default());
+        (self.asked, self.target, self.least) = (Tokens::default(), Tokens::default(), Tokens::default());
+        self.demand = Demand::default();
         self.granted.is_some() || self.has_news || self.has_streams || self.is_asked
     }
 
@@ -456,7 +477,7 @@ impl Lease {
         self.is_asked = false;
         self.woken = self.woken.map_with(&self.asked, |woken, asked| woken.saturating_add(*asked));
         self.woken_at = now;
-        (self.asked, self.target) = (Tokens::default(), Tokens::default());
+        (self.asked, self.target, self.least) = (Tokens::default(), Tokens::default(), Tokens::default());
         std::mem::take(&mut self.waiters)
     }
 }

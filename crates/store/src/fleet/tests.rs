@@ -83,6 +83,8 @@ struct World {
     ceiling: u64,
     most: u64,
     allowed: u64,
+    /// When the last denial was, and how long it said to wait.
+    told: Option<(u64, Duration)>,
 }
 
 impl World {
@@ -109,6 +111,7 @@ impl World {
             ceiling,
             most: 0,
             allowed: 0,
+            told: None,
         };
         world.ledger.begin(1, 0);
         world.life = 1;
@@ -248,7 +251,10 @@ impl World {
                 self.truth.retain(|(at, _)| at + 60_000 > now_ms);
                 self.most = self.most.max(self.truth.iter().map(|(_, tokens)| tokens).sum());
             }
-            Attempt::Decided(_) => {}
+            Attempt::Decided(reserved) => {
+                let wait = reserved.answer.outcome.err().and_then(|denied| denied.retry_after);
+                self.told = wait.map(|wait| (self.now_ms, wait));
+            }
         }
     }
 }
@@ -424,6 +430,48 @@ fn a_key_that_nobody_uses_is_silent_and_forgotten() {
     world.pass(60 * 60_000);
     assert!(!world.sidecars[0].desk.table.has(fingerprint), "the key is forgotten");
     assert!(world.sidecars[0].desk.leases.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 32 } else { 500 }))]
+
+    /// Contract C12, where another sidecar has what is in the way: whoever waits as long as it was told is admitted, and a second sooner
+    /// it is not.
+    #[test]
+    fn a_wait_for_what_another_sidecar_has_is_as_long_as_it_was_told(
+        charges in prop::collection::vec((100_u64..9_000, 200_u64..900), 4..8),
+        ask in 100_u64..1_500,
+        strict in any::<bool>(),
+    ) {
+        let mode = if strict { StoreMode::Strict } else { StoreMode::Leased };
+        let is_admitted = |sooner_ms: u64| {
+            let mut world = World::new(2, Degrade::Closed, mode);
+            for (pause_ms, tokens) in &charges {
+                world.attempt(0, request(*tokens));
+                world.pass(*pause_ms);
+                // No hold is outstanding.
+                run(&mut world, Step::Settle(0));
+            }
+            world.pass(1_000);
+            let before = world.allowed;
+            world.told = None;
+            world.attempt(1, request(ask));
+            world.pass(50);
+            let Some((at_ms, wait)) = world.told else {
+                assert!(world.allowed > before, "it is admitted or denied");
+                return None;
+            };
+            let wait_ms = u64::try_from(wait.as_micros().div_ceil(1_000)).expect("a minute at most");
+            world.pass((at_ms + wait_ms).saturating_sub(sooner_ms).saturating_sub(world.now_ms));
+            world.attempt(1, request(ask));
+            world.pass(50);
+            Some(world.allowed > before)
+        };
+        if let Some(is_admitted_in_time) = is_admitted(0) {
+            prop_assert!(is_admitted_in_time, "denied again");
+            prop_assert_eq!(is_admitted(1_000), Some(false), "it could have been sooner");
+        }
+    }
 }
 
 /// The law of a fleet is that of one process: what all of them settle makes the limit grow, and each sees it.

@@ -158,6 +158,7 @@ fn lasts(law: &Law, resolved: &Resolved) -> Duration {
 impl Part {
     /// No more than this, whatever the limits.
     pub(crate) const fn of(allotted: Tokens, elsewhere: Tokens, beyond: Beyond) -> Self {
-        Self { allotment: Allotment { allotted, elsewhere, beyond }, share_of: 0, law: None }
+        let frees_in = PerWindow::new(Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        Self { allotment: Allotment { allotted, elsewhere, frees_in, beyond }, share_of: 0, law: None }
     }
 }

@@ -6,12 +6,13 @@
 -- ARGV[3]  sequence; ARGV[4] the last one acknowledged, or 0
 -- ARGV[5]  phase of the key, s; ARGV[6] length of the lease, ms, at most MOST_LEASE_MS
 -- ARGV[7]  1: it goes on wanting what it is not granted, else 0
--- ARGV[8..10]  wanted, of each window
--- ARGV[11..22]  of each window: settled, of these arrived before, denied (0 or 1), pressure
+-- ARGV[8..10]  wanted, of each window; ARGV[11..13] the least of what requests ask for that wait, or 0
+-- ARGV[14..25]  of each window: settled, of these arrived before, denied (0 or 1), pressure
 -- then for each window: how many pairs follow, and pairs (in how many seconds, tokens)
 --
 -- Answers -1 alone where data were lost, else: version of the law (0: none), ms that the lease runs, epoch of now, epoch of the
--- law, revision of the policy by which it was made; for each window: allotted, elsewhere, waiting; and for each window: p, v, q, u, den, br, limit. All integers; each stays
+-- law, revision of the policy by which it was made; for each window: allotted, elsewhere, waiting, and
+-- in how many ms the least is free, or 0; and for each window: p, v, q, u, den, br, limit. All integers; each stays
 -- below 2^53, as numbers are doubles here.
 
 local UNREPORTED_MS = 60000
@@ -19,6 +20,7 @@ local MOST_LEASE_MS = 60000
 local MOST_AHEAD = 120
 local SILENCE_MS = 5000
 local EPOCH_SECONDS = 60
+local FREES_STEP_MS = 100
 local WINDOWS = 3
 
 local key = KEYS[1]
@@ -56,6 +58,12 @@ if (own and own[1] or 0) < tonumber(ARGV[4]) then
   return { -1 }
 end
 local epoch = math.floor((math.floor(now / 1000) + tonumber(ARGV[5])) / EPOCH_SECONDS)
+local is_current = law and law[2] >= epoch
+local grants = is_current and now >= tonumber(born) + SILENCE_MS
+
+local function limit_of(window)
+  return grants and law[3 + window][LIMIT] or 0
+end
 
 local function counted(share, lease_ends)
   local allotted = share[NEED] + share[GRANTED]
@@ -106,9 +114,7 @@ if tonumber(ARGV[3]) > own[1] then
   own[1] = tonumber(ARGV[3])
   -- Never sooner than the lease before: who asks decides by that one until the answer is there, and it may be lost.
   own[2] = math.max(own[2], now + math.min(tonumber(ARGV[6]), MOST_LEASE_MS))
-  local is_current = law and law[2] >= epoch
-  local grants = is_current and now >= tonumber(born) + SILENCE_MS
-  local argument = 11 + 4 * WINDOWS
+  local argument = 14 + 4 * WINDOWS
   for window = 1, WINDOWS do
     local share, need = { 0, 0, 0 }, 0
     local pairs_left = tonumber(ARGV[argument])
@@ -122,8 +128,7 @@ if tonumber(ARGV[3]) > own[1] then
       need = need + tokens
       argument = argument + 2
     end
-    local limit = grants and law[3 + window][LIMIT] or 0
-    local free = math.max(limit - elsewhere[window] - need, 0)
+    local free = math.max(limit_of(window) - elsewhere[window] - need, 0)
     local wanted = tonumber(ARGV[7 + window])
     share[NEED] = need
     share[GRANTED] = math.min(wanted, math.floor(free / (waiting[window] + 1)))
@@ -133,7 +138,7 @@ if tonumber(ARGV[3]) > own[1] then
   if is_current then
     local settled = {}
     for window = 1, WINDOWS do
-      local first = 10 + (window - 1) * 4
+      local first = 13 + (window - 1) * 4
       local before = own[6] and own[6][window] or tonumber(ARGV[first + 2])
       local state, all = law[3 + window], tonumber(ARGV[first + 1])
       state[U] = state[U] + math.max(all - before, 0)
@@ -150,12 +155,54 @@ redis.call('HSET', key, 'now', now)
 -- Of the sidecars nothing counts for longer: a lease, and after it a minute, or the seconds that are looked ahead.
 redis.call('PEXPIRE', key, math.max(300000, law and law[3] - now or 0))
 
+-- In how many ms so much is free, if nobody comes to count more: by what all have said leaves when.
+local function frees(window, least)
+  if least == 0 then
+    return 0
+  end
+  local leaves, left, last = {}, least, 0
+  local function add(till, tokens)
+    if till > now then
+      local step = math.ceil((till - now) / FREES_STEP_MS)
+      leaves[step] = (leaves[step] or 0) + tokens
+      left, last = left + tokens, math.max(last, step)
+    end
+  end
+  local function add_reported(share)
+    local reported = 0
+    for index = LEAVING, #share, 2 do
+      add(share[index], share[index + 1])
+      reported = reported + (share[index] > now and share[index + 1] or 0)
+    end
+    return reported
+  end
+  add_reported(own[2 + window])
+  for name, sidecar in pairs(sidecars) do
+    if name ~= incarnation then
+      local lease_ends, share = sidecar[2], sidecar[2 + window]
+      local reported = add_reported(share)
+      if lease_ends <= now then
+        -- What a lease that runs has on top is given back where it is not used.
+        add(lease_ends + UNREPORTED_MS, counted(share, lease_ends) - reported)
+      end
+    end
+  end
+  for step = 0, last do
+    left = left - (leaves[step] or 0)
+    if left <= limit_of(window) then
+      return step * FREES_STEP_MS
+    end
+  end
+  return 0
+end
+
 local answer = { law and law[1] or 0, math.max(own[2] - now, 0), epoch, law and law[2] or 0, law and law[7] or 0 }
 for window = 1, WINDOWS do
   local share = own[2 + window]
   answer[#answer + 1] = share[NEED] + share[GRANTED]
   answer[#answer + 1] = elsewhere[window]
   answer[#answer + 1] = waiting[window]
+  answer[#answer + 1] = frees(window, tonumber(ARGV[10 + window]))
 end
 for window = 1, WINDOWS do
   for index = 1, LIMIT do

@@ -8,7 +8,7 @@ use crate::pressure::Signal;
 const ALL: Tokens = Tokens::new(MAX_TOKENS, MAX_TOKENS, MAX_TOKENS);
 
 fn allotted(allotted: Tokens, elsewhere: Tokens) -> Option<Allotment> {
-    Some(Allotment { allotted, elsewhere, beyond: Beyond::Ask })
+    Some(Allotment { allotted, elsewhere, frees_in: PerWindow::default(), beyond: Beyond::Ask })
 }
 
 impl Key {
@@ -33,7 +33,7 @@ proptest! {
     ) {
         let mut alone = Key::between(LIMIT, LIMIT.map(|limit| 5 * limit));
         let mut one_of_many = alone.clone();
-        one_of_many.allotment = Some(Allotment { allotted: ALL, elsewhere: Tokens::default(), beyond });
+        one_of_many.allotment = allotted(ALL, Tokens::default()).map(|part| Allotment { beyond, ..part });
         let (mut first, mut second) = (Tickets::new(), Tickets::new());
         for (wait, pressure, step) in steps {
             for key in [&mut alone, &mut one_of_many] {
@@ -146,10 +146,31 @@ fn what_is_short_is_denied_once_and_only_when_that_is_the_last_word() {
 }
 
 #[test]
+fn whoever_waits_for_what_others_have_is_told_when_it_leaves() {
+    let mut key = Key::new(LIMIT);
+    let seconds = |seconds| Duration::from_secs(seconds);
+    // Of the prompt window all is elsewhere; what the fleet says of a window that is not in the way is not waited for.
+    let full = Tokens::new(0, 1_000, 1_000);
+    let frees_in = PerWindow::new(seconds(17), seconds(44), Duration::ZERO);
+    key.allotment =
+        allotted(full, Tokens::new(1_000, 0, 0)).map(|part| Allotment { frees_in, beyond: Beyond::Deny, ..part });
+    let answer = key.ask(&request(10, 10, 0));
+    assert_eq!(denial(&answer), Some(Denial::WindowFull));
+    assert_eq!(answer.outcome.expect_err("denied").retry_after, Some(seconds(17)));
+    let frees_in = PerWindow::new(seconds(70), seconds(44), Duration::ZERO);
+    key.allotment = key.allotment.map(|part| Allotment { frees_in, ..part });
+    assert_eq!(
+        key.ask(&request(10, 10, 0)).outcome.expect_err("denied").retry_after,
+        Some(WINDOW),
+        "never more than a minute"
+    );
+}
+
+#[test]
 fn where_nobody_knows_what_the_fleet_has_it_is_ours_and_no_demand() {
     let mut key = Key::new(LIMIT);
     let nothing = Tokens::default();
-    key.allotment = Some(Allotment { allotted: nothing, elsewhere: nothing, beyond: Beyond::Unavailable });
+    key.allotment = allotted(nothing, nothing).map(|part| Allotment { beyond: Beyond::Unavailable, ..part });
     let answer = key.ask(&request(1, 1, 0));
     assert_eq!(denial(&answer), Some(Denial::StoreUnavailable));
     assert_eq!(answer.windows.prompt.remaining_tokens, 0);
