@@ -6,13 +6,15 @@
 
 use std::time::Duration;
 
+use tidegate_proto::v1::DenyReason;
 use tidegate_tests::crowd::{Allowed, Behaviour, Crowd, Told};
 use tidegate_tests::fault_proxy::{Fault, FaultProxy};
 use tidegate_tests::fleet::{self, Fleet, LIMIT, TOKENS, admitted_permille, assert_within, stop, together};
+use tidegate_tests::gateway::{Answer as _, Ask, Gateway};
 use tidegate_tests::page::Page;
 use tidegate_tests::patience::until;
 use tidegate_tests::redis::{Keys, Kind, Setup};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// One request in this time, of each of so many clients, is a hundred a second: the limit in ten seconds.
@@ -38,6 +40,28 @@ async fn d11_four_sidecars_have_one_limit_between_them() {
     let calls = fleet.sum("tidegate_store_calls_total", &[]);
     println!("d11: {calls} calls to the store in 10 s");
     assert!(calls <= 4.0 * 12.0 * 11.0, "{calls} calls in 10 s");
+}
+
+/// Another sidecar has all of it: whoever is denied here is told when that leaves, in either mode.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_denied_for_what_another_sidecar_has_is_told_when_that_leaves() {
+    let Some(setup) = Setup::of(Kind::Redis7) else { return };
+    for mode in ["leased", "strict"] {
+        let store = setup.clone().start();
+        let fleet = Fleet::start_with(2, &store.url(), &["--store-mode", mode]);
+        let [one, two] = [Gateway::of(&fleet.sidecars[0]).await, Gateway::of(&fleet.sidecars[1]).await];
+        let ask = Ask::of(fleet::ACCOUNT).tokens(LIMIT, 0, 0);
+        let (began, allowed) = (Instant::now(), one.allow(&ask).await);
+        one.settle_as_admitted(&allowed.reservation_id, 0).await;
+        // Until the ledger has heard of it, it may have been given back: then it is a second.
+        sleep(SECOND / 2).await;
+        let (denied, took) = (two.deny(&Ask::of(fleet::ACCOUNT).tokens(1, 0, 0)).await, began.elapsed());
+        assert_eq!(denied.reason(), DenyReason::WindowFull);
+        let wait = denied.wait().expect("it says how long");
+        println!("{mode}: denied after {took:?}, to wait for {wait:?}");
+        // A sub-bucket leaves a minute after its end, and the second in which it does counts to its end.
+        assert!((60 * SECOND - took..=60 * SECOND).contains(&wait), "{wait:?} after {took:?}");
+    }
 }
 
 /// Saturating clients that move about, for longer than a minute: what leaves the window is used again, and by whoever wants it.
