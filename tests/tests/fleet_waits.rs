@@ -66,7 +66,7 @@ impl Drop for Network {
 }
 
 /// What a decision takes on the clock of the test, which goes on only while it waits; and whether it was admitted.
-async fn decided(store: Arc<FleetStore>, key: LimitKey) -> (Duration, bool) {
+async fn decided(store: Arc<FleetStore>, key: LimitKey, request_id: Option<&'static str>) -> (Duration, bool) {
     let key = key.as_ref();
     let request = Request {
         key: KeyRef::new(key.account(), key.model(), key.variant()).expect("a key"),
@@ -74,7 +74,7 @@ async fn decided(store: Arc<FleetStore>, key: LimitKey) -> (Duration, bool) {
         cached_prompt_tokens: Some(0),
         max_generated_tokens: Some(10),
         service_tier: ServiceTier::Standard,
-        request_id: None,
+        request_id,
         ttl: Duration::from_secs(60),
     };
     let began = Instant::now();
@@ -104,7 +104,9 @@ async fn longest_wait(network: &Network, mode: StoreMode, timeout: Duration) -> 
             for number in 0..AT_A_TIME {
                 let account = format!("{}-{number}", round * 2 + again);
                 let key = KeyRef::new(&account, "m", "").expect("a key").to_owned();
-                running.spawn(decided(Arc::clone(&store), key));
+                // In `strict` an id is claimed in the store before the decision.
+                let request_id = (number % 2 == 0).then_some("id");
+                running.spawn(decided(Arc::clone(&store), key, request_id));
             }
             while let Some(decided) = running.join_next().await {
                 let (waited, is_admitted) = decided.expect("no panic");
