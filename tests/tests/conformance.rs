@@ -434,6 +434,5 @@ fn strict_equals_the_core_on_valkey_9() {
 fn strict_equals_the_core_on_a_cluster() {
     let Some(setup) = Setup::of(Kind::Valkey9) else { return };
     let cluster = Cluster::start(&setup);
-    let members: Vec<String> = cluster.masters().iter().map(|master| master.address()).collect();
-    two_strict_sidecars_equal_the_core("Cluster", &format!("redis+cluster://{}", members.join(",")));
+    two_strict_sidecars_equal_the_core("Cluster", &cluster.url());
 }

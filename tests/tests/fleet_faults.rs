@@ -6,10 +6,9 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tidegate_core::key::KeyRef;
-use tidegate_store::redis::{SIDECARS_KEY, ledger_key};
+use tidegate_store::redis::SIDECARS_KEY;
 use tidegate_tests::crowd::{Crowd, Told};
-use tidegate_tests::fleet::{self, Fleet, admitted_permille, assert_within, stop, together};
+use tidegate_tests::fleet::{self, Fleet, account_on, admitted_permille, assert_within, stop, together};
 use tidegate_tests::patience::until;
 use tidegate_tests::redis::{Cluster, Keys, Kind, Sentinels, Server, Setup};
 use tidegate_tests::server::Server as Sidecar;
@@ -33,8 +32,7 @@ fn assert_answered(told: &Told) {
 async fn a_fail_over_by_sentinel_gives_no_fresh_budget() {
     let Some(setup) = Setup::of(Kind::Redis7) else { return };
     let mut group = Sentinels::start(&setup, 3);
-    let url = format!("redis+sentinel://{}/{}", group.addresses().join(","), group.name());
-    let fleet = Fleet::start_with(4, &url, &[]);
+    let fleet = Fleet::start_with(4, &group.url(), &[]);
     let mut crowds = fleet.all(CLIENTS, pause(300, 4));
     sleep(2 * SECOND).await;
     let dead = group.master();
@@ -59,21 +57,13 @@ async fn a_fail_over_by_sentinel_gives_no_fresh_budget() {
     assert!(balance.fullest_permille >= 950, "the limit is used: {balance:?}");
 }
 
-/// An account of which the key is on this master.
-fn account_on(cluster: &Cluster, master: usize) -> String {
-    let names = (0..1_000).map(|number| format!("account-{number}"));
-    let home = |name: &String| cluster.home_of(&ledger_key(KeyRef::new(name, "m", "").expect("a key")));
-    names.into_iter().find(|name| home(name) == master).expect("a thousand keys are on all three masters")
-}
-
 /// One of three masters is killed, and is back after some seconds. Clients of keys on the others hardly hear of it.
 async fn one_master_of_three_is_away(setup: Setup, keys: Keys, has_the_policy: bool) {
     let mut cluster = Cluster::start(&setup.directive("cluster-require-full-coverage", "no"));
     let of_policy = cluster.home_of(SIDECARS_KEY);
     let away = if has_the_policy { of_policy } else { (of_policy + 1) % 3 };
     let (lost, kept) = (account_on(&cluster, away), account_on(&cluster, (away + 1) % 3));
-    let addresses: Vec<String> = cluster.masters().iter().map(Server::address).collect();
-    let url = format!("redis+cluster://{}", addresses.join(","));
+    let url = cluster.url();
     let sidecar = |_| fleet::setup_that_waits(&url, "closed", 0, Duration::from_millis(50)).start();
     let fleet = Fleet { sidecars: (0..3).map(sidecar).collect() };
     let crowds = |account: &str, a_second| -> Vec<Crowd> {
