@@ -121,6 +121,23 @@ async fn a_master_of_a_cluster_that_comes_back_as_it_was_disturbs_no_other_key()
     one_master_of_three_is_away(setup.appendonly(), Keys::Kept, false).await;
 }
 
+/// The file of the socket outlives the killed server, and is another one's when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_on_a_unix_socket_is_shared_and_found_again_when_it_is_back() {
+    let Some(setup) = Setup::of(Kind::Valkey9) else { return };
+    let mut store = setup.directive("unixsocket", "store.sock").start();
+    let url = format!("unix:{}", store.folder().join("store.sock").display());
+    let sidecar = || fleet::setup_that_waits(&url, "closed", 0, SECOND).start();
+    let fleet = Fleet { sidecars: vec![sidecar(), sidecar()] };
+    fleet.assert_one_limit("before").await;
+    store.kill();
+    fleet.wait_until_degraded(true);
+    fleet.assert_ready();
+    store.restart(Keys::Lost);
+    fleet.assert_one_limit("after").await;
+    fleet.assert_full("before").await;
+}
+
 /// Something that makes a server refuse, and what takes it back.
 struct Trouble {
     /// What the log says of it, one of these.
