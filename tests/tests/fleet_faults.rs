@@ -1,5 +1,6 @@
 //! What befalls the servers that a fleet shares, while clients ask: a fail-over, a master of a Cluster lost, a server
 //! that refuses. In `closed`, none of them takes the fleet above its limit, and all are over without a restart.
+//! And the addresses by which a server is found: several to choose from, and a Unix socket.
 
 #![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
 
@@ -119,6 +120,22 @@ async fn a_master_of_a_cluster_that_comes_back_empty_gives_no_fresh_budget_and_d
 async fn a_master_of_a_cluster_that_comes_back_as_it_was_disturbs_no_other_key() {
     let Some(setup) = Setup::of(Kind::Valkey8) else { return };
     one_master_of_three_is_away(setup.appendonly(), Keys::Kept, false).await;
+}
+
+/// Named first is one that takes no writes; user and database are those of the address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_servers_the_one_that_takes_writes_is_shared() {
+    let Some(setup) = Setup::of(Kind::Redis8) else { return };
+    let setup = setup.password("another").directive("user", "tidegate on >s@cret ~* +@all");
+    let master = setup.clone().start();
+    let replica = setup.replica_of(&master).start();
+    replica.wait_for_copy();
+    let url = format!("redis://tidegate:s%40cret@{},{}/3", replica.address(), master.address());
+    let sidecar = || fleet::setup_that_waits(&url, "closed", 0, SECOND).start();
+    let fleet = Fleet { sidecars: vec![sidecar(), sidecar()] };
+    fleet.assert_one_limit(fleet::ACCOUNT).await;
+    assert_ne!(master.info("db3"), "");
+    assert_eq!(master.info("db0"), "", "nothing is elsewhere");
 }
 
 /// The file of the socket outlives the killed server, and is another one's when it is back.
