@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tidegate_core::key::KeyRef;
+use tidegate_proto::v1::DenyReason;
+use tidegate_store::redis::ledger_key;
 
 use crate::crowd::{Balance, Behaviour, Crowd, Told, balance};
+use crate::gateway::{Answer, Ask, Gateway};
 use crate::page::Page;
 use crate::patience::until;
-use crate::redis;
+use crate::redis::{self, Cluster};
 use crate::server::{Server, Setup};
 
 /// The limit of the one account, in each window, tokens a minute.
@@ -121,6 +125,31 @@ impl Fleet {
         took
     }
 
+    /// What one sidecar admits is used for all others: the limit of an account that nobody has used, in equal parts.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub async fn assert_one_limit(&self, account: &str) {
+        self.wait_until_degraded(false);
+        let part = LIMIT / self.sidecars.len() as u64;
+        for sidecar in &self.sidecars {
+            let answer = Gateway::of(sidecar).await.ask_until_decided(&Ask::of(account).tokens(part, 0, 0)).await;
+            assert!(answer.allowed(), "{answer:?}");
+        }
+        self.assert_full(account).await;
+    }
+
+    /// Every sidecar knows that all of the account's limit is used.
+    ///
+    /// # Panics
+    /// If one does not.
+    pub async fn assert_full(&self, account: &str) {
+        for sidecar in &self.sidecars {
+            let answer = Gateway::of(sidecar).await.ask_until_decided(&Ask::of(account)).await;
+            assert_eq!(answer.reason(), DenyReason::WindowFull, "{answer:?}");
+        }
+    }
+
     /// The sum of a row of the metrics pages of all that run.
     #[must_use]
     pub fn sum(&self, metric: &str, labels: &[(&str, &str)]) -> f64 {
@@ -162,6 +191,17 @@ pub fn resume(sidecar: &Server) {
 fn signal(sidecar: &Server, signal: Signal) {
     let pid = i32::try_from(sidecar.pid()).ok().and_then(Pid::from_raw).expect("a pid");
     kill_process(pid, signal).expect("it runs");
+}
+
+/// An account of which the key of model `m` is on this master.
+///
+/// # Panics
+/// If there is no such master.
+#[must_use]
+pub fn account_on(cluster: &Cluster, master: usize) -> String {
+    let names = (0..1_000).map(|number| format!("account-{number}"));
+    let home = |name: &String| cluster.home_of(&ledger_key(KeyRef::new(name, "m", "").expect("a key")));
+    names.into_iter().find(|name| home(name) == master).expect("a thousand keys are on all three masters")
 }
 
 /// All that clients of several sidecars were told, as if they were of one.

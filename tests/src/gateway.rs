@@ -8,10 +8,11 @@ use tidegate_proto::v1::admin_service_client::AdminServiceClient;
 use tidegate_proto::v1::rate_limiter_service_client::RateLimiterServiceClient;
 use tidegate_proto::v1::{
     Account, Bounds, CheckAndReserveRequest, CheckAndReserveResponse, CreateAccountRequest, CreateTierRequest,
-    Decision, GetLimitsRequest, LimitKey, ReleaseRequest, ReleaseResponse, ReportProgressRequest,
+    Decision, DenyReason, GetLimitsRequest, LimitKey, ReleaseRequest, ReleaseResponse, ReportProgressRequest,
     ReportProgressResponse, ServiceTier, SettleOutcome, SettleRequest, SettleResponse, Tier, Window, WindowBounds,
     WindowStatus,
 };
+use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -251,6 +252,24 @@ impl Gateway {
         let answer = self.ask(ask).await.expect("the call is decided");
         assert!(!answer.allowed(), "allowed: {ask:?}");
         answer
+    }
+
+    /// Asks, and asks again as it is told to, until the shared store decides; one that is new or back does some seconds later.
+    ///
+    /// # Panics
+    /// If it does not within 20 s, or the call fails.
+    pub async fn ask_until_decided(&self, ask: &Ask) -> CheckAndReserveResponse {
+        let decided = async {
+            loop {
+                let answer = self.ask(ask).await.expect("the call is decided");
+                if answer.reason() != DenyReason::StoreUnavailable {
+                    return answer;
+                }
+                let wait = answer.retry_after.and_then(|wait| Duration::try_from(wait).ok());
+                sleep(wait.expect("it says when to come back")).await;
+            }
+        };
+        timeout(PATIENCE, decided).await.unwrap_or_else(|_| panic!("the store is away: {ask:?}"))
     }
 
     /// Asks for what must be an error.

@@ -8,21 +8,23 @@
 mod cluster;
 mod kind;
 mod sentinel;
+mod tls;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::slice;
 use std::time::Duration;
 
-use redis::{
-    Client, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisResult,
-};
+use redis::{Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub use self::cluster::Cluster;
 pub use self::kind::Kind;
 pub use self::sentinel::Sentinels;
+pub use self::tls::Authority;
+use self::tls::Certificate;
 use crate::patience::until;
 use crate::port::Port;
 
@@ -49,6 +51,8 @@ pub struct Setup {
     password: Option<String>,
     directives: Vec<(String, String)>,
     environment: Vec<(String, String)>,
+    /// It takes connections over TLS alone.
+    certificate: Option<Certificate>,
     /// It watches over others instead of keeping keys.
     sentinel: bool,
     /// It has a second port, for the bus of its cluster.
@@ -64,6 +68,7 @@ impl Setup {
             password: None,
             directives: Vec::new(),
             environment: Vec::new(),
+            certificate: None,
             sentinel: false,
             bus: false,
         };
@@ -98,6 +103,14 @@ impl Setup {
         self
     }
 
+    /// Takes connections over TLS alone, those of its cluster, of its replicas and of Sentinels too, with a certificate of `host`: a
+    /// name or an address of loopback. Of all kinds only [`Kind::Redis7`] can: the wheels are built without.
+    #[must_use]
+    pub fn tls(mut self, authority: &Authority, host: &str) -> Self {
+        self.certificate = Some(authority.certificate(host));
+        self
+    }
+
     /// As a replica of `master`, which must have the same password.
     #[must_use]
     pub fn replica_of(self, master: &Server) -> Self {
@@ -112,7 +125,11 @@ impl Setup {
     pub fn start(self) -> Server {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (port, bus) = (Port::free(), self.bus.then(Port::free));
-        let mut settings = format!("port {}\nbind 127.0.0.1\ndir \"{}\"\n", port.number(), folder.path().display());
+        let mut settings = format!("bind 127.0.0.1\ndir \"{}\"\n", folder.path().display());
+        settings.push_str(&match &self.certificate {
+            Some(certificate) => certificate.settings(port.number()),
+            None => format!("port {}\n", port.number()),
+        });
         if let Some(bus) = &bus {
             settings.push_str(&format!("cluster-port {}\n", bus.number()));
         }
@@ -125,6 +142,7 @@ impl Setup {
             program: self.program,
             password: self.password,
             environment: self.environment,
+            certificate: self.certificate,
             sentinel: self.sentinel,
             port,
             bus,
@@ -153,6 +171,7 @@ pub struct Server {
     program: PathBuf,
     password: Option<String>,
     environment: Vec<(String, String)>,
+    certificate: Option<Certificate>,
     sentinel: bool,
     port: Port,
     bus: Option<Port>,
@@ -167,11 +186,15 @@ impl Server {
         self.port.address().to_string()
     }
 
-    /// Its address as a URL, with its password: `redis://:secret@127.0.0.1:41234`.
+    /// Its address as a URL, with its password: `redis://:secret@127.0.0.1:41234`; behind TLS with the host of its certificate,
+    /// `rediss://localhost:41234`.
     #[must_use]
     pub fn url(&self) -> String {
-        let user = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
-        format!("redis://{user}{}", self.address())
+        url("", slice::from_ref(self), self.password.as_deref())
+    }
+
+    fn host(&self) -> &str {
+        self.certificate.as_ref().map_or("127.0.0.1", |certificate| &certificate.host)
     }
 
     /// The process id; another one after a restart.
@@ -197,7 +220,7 @@ impl Server {
     /// # Errors
     /// The server's own, a connection's that broke or took too long, or that the answer is no `T`.
     pub fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
-        let mut connection = Client::open(self.connection_info()?)?.get_connection_with_timeout(ANSWER)?;
+        let mut connection = self.client()?.get_connection_with_timeout(ANSWER)?;
         connection.set_read_timeout(Some(ANSWER))?;
         connection.set_write_timeout(Some(ANSWER))?;
         let mut command = Cmd::new();
@@ -205,13 +228,21 @@ impl Server {
         command.query(&mut connection)
     }
 
-    fn connection_info(&self) -> RedisResult<ConnectionInfo> {
+    fn client(&self) -> RedisResult<Client> {
         let mut user = RedisConnectionInfo::default().set_skip_set_lib_name();
         if let Some(password) = &self.password {
             user = user.set_password(password);
         }
-        let address = ConnectionAddr::Tcp("127.0.0.1".to_owned(), self.port.number());
-        Ok(address.into_connection_info()?.set_redis_settings(user))
+        let (host, port) = (self.host().to_owned(), self.port.number());
+        let address = match &self.certificate {
+            Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+            None => ConnectionAddr::Tcp(host, port),
+        };
+        let info = address.into_connection_info()?.set_redis_settings(user);
+        match &self.certificate {
+            Some(certificate) => certificate.client(info),
+            None => Client::open(info),
+        }
     }
 
     /// As [`Self::try_ask`], where nothing may go wrong.
@@ -387,6 +418,14 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The URL of these servers, which are a `kind` such as `+cluster`; the password is of who is asked in the end.
+fn url(kind: &str, servers: &[Server], password: Option<&str>) -> String {
+    let tls = if servers.iter().all(|server| server.certificate.is_some()) { "s" } else { "" };
+    let user = password.map(|password| format!(":{password}@")).unwrap_or_default();
+    let hosts: Vec<_> = servers.iter().map(|server| format!("{}:{}", server.host(), server.port.number())).collect();
+    format!("redis{tls}{kind}://{user}{}", hosts.join(","))
 }
 
 /// The value of `field:value` in the lines of an `INFO`; empty where there is none.

@@ -81,9 +81,7 @@ async fn any_sidecar_books_what_another_admitted_on_redis_and_valkey() {
 async fn any_sidecar_books_what_another_admitted_on_a_cluster() {
     let Some(setup) = Setup::of(Kind::Valkey9) else { return };
     let cluster = Cluster::start(&setup);
-    let members: Vec<String> = cluster.masters().iter().map(|master| master.address()).collect();
-    let url = format!("redis+cluster://{}", members.join(","));
-    any_sidecar_books_what_another_admitted(&Fleet::start_with(3, &url, &[])).await;
+    any_sidecar_books_what_another_admitted(&Fleet::start_with(3, &cluster.url(), &[])).await;
 }
 
 /// Killed, stopped in good order, and standing still.

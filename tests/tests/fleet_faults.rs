@@ -1,15 +1,15 @@
 //! What befalls the servers that a fleet shares, while clients ask: a fail-over, a master of a Cluster lost, a server
 //! that refuses. In `closed`, none of them takes the fleet above its limit, and all are over without a restart.
+//! And the addresses by which a server is found: several to choose from, and a Unix socket.
 
 #![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
 
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tidegate_core::key::KeyRef;
-use tidegate_store::redis::{SIDECARS_KEY, ledger_key};
+use tidegate_store::redis::SIDECARS_KEY;
 use tidegate_tests::crowd::{Crowd, Told};
-use tidegate_tests::fleet::{self, Fleet, admitted_permille, assert_within, stop, together};
+use tidegate_tests::fleet::{self, Fleet, account_on, admitted_permille, assert_within, stop, together};
 use tidegate_tests::patience::until;
 use tidegate_tests::redis::{Cluster, Keys, Kind, Sentinels, Server, Setup};
 use tidegate_tests::server::Server as Sidecar;
@@ -33,8 +33,7 @@ fn assert_answered(told: &Told) {
 async fn a_fail_over_by_sentinel_gives_no_fresh_budget() {
     let Some(setup) = Setup::of(Kind::Redis7) else { return };
     let mut group = Sentinels::start(&setup, 3);
-    let url = format!("redis+sentinel://{}/{}", group.addresses().join(","), group.name());
-    let fleet = Fleet::start_with(4, &url, &[]);
+    let fleet = Fleet::start_with(4, &group.url(), &[]);
     let mut crowds = fleet.all(CLIENTS, pause(300, 4));
     sleep(2 * SECOND).await;
     let dead = group.master();
@@ -59,21 +58,13 @@ async fn a_fail_over_by_sentinel_gives_no_fresh_budget() {
     assert!(balance.fullest_permille >= 950, "the limit is used: {balance:?}");
 }
 
-/// An account of which the key is on this master.
-fn account_on(cluster: &Cluster, master: usize) -> String {
-    let names = (0..1_000).map(|number| format!("account-{number}"));
-    let home = |name: &String| cluster.home_of(&ledger_key(KeyRef::new(name, "m", "").expect("a key")));
-    names.into_iter().find(|name| home(name) == master).expect("a thousand keys are on all three masters")
-}
-
 /// One of three masters is killed, and is back after some seconds. Clients of keys on the others hardly hear of it.
 async fn one_master_of_three_is_away(setup: Setup, keys: Keys, has_the_policy: bool) {
     let mut cluster = Cluster::start(&setup.directive("cluster-require-full-coverage", "no"));
     let of_policy = cluster.home_of(SIDECARS_KEY);
     let away = if has_the_policy { of_policy } else { (of_policy + 1) % 3 };
     let (lost, kept) = (account_on(&cluster, away), account_on(&cluster, (away + 1) % 3));
-    let addresses: Vec<String> = cluster.masters().iter().map(Server::address).collect();
-    let url = format!("redis+cluster://{}", addresses.join(","));
+    let url = cluster.url();
     let sidecar = |_| fleet::setup_that_waits(&url, "closed", 0, Duration::from_millis(50)).start();
     let fleet = Fleet { sidecars: (0..3).map(sidecar).collect() };
     let crowds = |account: &str, a_second| -> Vec<Crowd> {
@@ -129,6 +120,39 @@ async fn a_master_of_a_cluster_that_comes_back_empty_gives_no_fresh_budget_and_d
 async fn a_master_of_a_cluster_that_comes_back_as_it_was_disturbs_no_other_key() {
     let Some(setup) = Setup::of(Kind::Valkey8) else { return };
     one_master_of_three_is_away(setup.appendonly(), Keys::Kept, false).await;
+}
+
+/// Named first is one that takes no writes; user and database are those of the address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_servers_the_one_that_takes_writes_is_shared() {
+    let Some(setup) = Setup::of(Kind::Redis8) else { return };
+    let setup = setup.password("another").directive("user", "tidegate on >s@cret ~* +@all");
+    let master = setup.clone().start();
+    let replica = setup.replica_of(&master).start();
+    replica.wait_for_copy();
+    let url = format!("redis://tidegate:s%40cret@{},{}/3", replica.address(), master.address());
+    let sidecar = || fleet::setup_that_waits(&url, "closed", 0, SECOND).start();
+    let fleet = Fleet { sidecars: vec![sidecar(), sidecar()] };
+    fleet.assert_one_limit(fleet::ACCOUNT).await;
+    assert_ne!(master.info("db3"), "");
+    assert_eq!(master.info("db0"), "", "nothing is elsewhere");
+}
+
+/// The file of the socket outlives the killed server, and is another one's when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_on_a_unix_socket_is_shared_and_found_again_when_it_is_back() {
+    let Some(setup) = Setup::of(Kind::Valkey9) else { return };
+    let mut store = setup.directive("unixsocket", "store.sock").start();
+    let url = format!("unix:{}", store.folder().join("store.sock").display());
+    let sidecar = || fleet::setup_that_waits(&url, "closed", 0, SECOND).start();
+    let fleet = Fleet { sidecars: vec![sidecar(), sidecar()] };
+    fleet.assert_one_limit("before").await;
+    store.kill();
+    fleet.wait_until_degraded(true);
+    fleet.assert_ready();
+    store.restart(Keys::Lost);
+    fleet.assert_one_limit("after").await;
+    fleet.assert_full("before").await;
 }
 
 /// Something that makes a server refuse, and what takes it back.

@@ -26,7 +26,7 @@ use tidegate_store::Store;
 use tidegate_store::fleet::{FleetSettings, FleetStore};
 use tidegate_store::memory::MemoryBounds;
 use tidegate_store::redis::{LAW, REPORT, arguments, granted, ledger_key, life_key, named, slot};
-use tidegate_tests::redis::{Kind, Server, Setup};
+use tidegate_tests::redis::{Cluster, Kind, Server, Setup};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -156,19 +156,52 @@ async fn clients(store: Arc<FleetStore>, pause: Duration, tokens: u64, until: Ti
     admitted
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leased_sidecars_are_granted_what_the_core_grants_in_the_servers_order() {
-    let Some(setup) = Setup::of(Kind::Redis7) else { return };
+async fn leased_on(kind: Kind) {
+    let Some(setup) = Setup::of(kind) else { return };
     let server = setup.start();
-    let mut lines = monitor(&server);
+    leased_equals_the_core(&server, &server.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leased_equals_the_core_in_the_order_of_redis_7() {
+    leased_on(Kind::Redis7).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leased_equals_the_core_in_the_order_of_redis_8() {
+    leased_on(Kind::Redis8).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leased_equals_the_core_in_the_order_of_valkey_8() {
+    leased_on(Kind::Valkey8).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leased_equals_the_core_in_the_order_of_valkey_9() {
+    leased_on(Kind::Valkey9).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leased_equals_the_core_in_the_order_of_the_keys_master_in_a_cluster() {
+    let Some(setup) = Setup::of(Kind::Redis8) else { return };
+    let cluster = Cluster::start(&setup);
+    leased_equals_the_core(&cluster.masters()[cluster.home_of(&ledger_key(key()))], &cluster.url()).await;
+}
+
+/// Sidecars of the store at `url`, in which `server` has the key.
+async fn leased_equals_the_core(server: &Server, url: &str) {
+    let mut lines = monitor(server);
     let start = || {
-        let settings = FleetSettings::at(server.url().parse().expect("an address"));
+        // On machines as slow as they may be.
+        let timeout = Duration::from_secs(1);
+        let settings = FleetSettings { timeout, ..FleetSettings::at(url.parse().expect("an address")) };
         let (bounds, forecast, patience) =
             (MemoryBounds::default(), ForecastDefaults::default(), Duration::from_secs(10));
         FleetStore::start(bounds, forecast, policy(), settings, Arc::new(now), patience).expect("it starts")
     };
     let stores: Vec<Arc<FleetStore>> = (0..SIDECARS).map(|_| Arc::new(start())).collect();
-    let until = now().after(Duration::from_secs(4));
+    let until = now().after(Duration::from_secs(3));
     let mut running = JoinSet::new();
     for (which, store) in stores.iter().enumerate() {
         // Unequal, and all together twice what the limit gives.

@@ -145,8 +145,7 @@ fn idle() -> Result<String, Failure> {
     let one = [server(Kind::Redis7)?.start()];
     measure("one server", &one, &one[0].url())?;
     let cluster = Cluster::start(&server(Kind::Redis7)?);
-    let members: Vec<String> = cluster.masters().iter().map(Redis::address).collect();
-    measure("Cluster of three", cluster.masters(), &format!("redis+cluster://{}", members.join(",")))?;
+    measure("Cluster of three", cluster.masters(), &cluster.url())?;
     // What a server does by itself.
     let alone = server(Kind::Redis7)?.start();
     seconds(1);

@@ -1,6 +1,6 @@
 //! A Redis Cluster of three masters.
 
-use super::{Server, Setup, field_of};
+use super::{Server, Setup, field_of, url};
 use crate::patience::until;
 
 /// Hash slots of a cluster; a third of them is each master's.
@@ -70,6 +70,12 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Its URL, which names all three: `redis+cluster://127.0.0.1:41234,...`; `rediss` behind TLS.
+    #[must_use]
+    pub fn url(&self) -> String {
+        url("+cluster", &self.masters, self.masters[0].password.as_deref())
     }
 
     /// The masters, in the order of their slots.

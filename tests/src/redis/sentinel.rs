@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::FromRedisValue;
 
-use super::{Server, Setup, field_of};
+use super::{Server, Setup, field_of, url};
 use crate::patience::until;
 
 /// What the Sentinels call the master that they watch.
@@ -77,22 +77,16 @@ impl Sentinels {
         }
     }
 
-    /// The name under which clients ask the Sentinels for the master.
+    /// The URL of the master that they know: `redis+sentinel://127.0.0.1:41234,.../tidegate`, with its password; `rediss` behind TLS.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
-        NAME
+    pub fn url(&self) -> String {
+        format!("{}/{NAME}", url("+sentinel", &self.sentinels, self.servers[0].password.as_deref()))
     }
 
     /// The Sentinels, to ask, pause or kill them.
     #[must_use]
     pub fn sentinels_mut(&mut self) -> &mut [Server] {
         &mut self.sentinels
-    }
-
-    /// The addresses of the Sentinels, such as `127.0.0.1:41234`.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<String> {
-        self.sentinels.iter().map(Server::address).collect()
     }
 
     /// Both servers: first the one that began as the master. Their roles change; [`Self::master`] says how.
