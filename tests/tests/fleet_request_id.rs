@@ -95,8 +95,7 @@ async fn one_id_is_one_reservation_on_redis_and_valkey() {
 async fn one_id_is_one_reservation_on_a_cluster() {
     let Some(setup) = Setup::of(Kind::Valkey9) else { return };
     let cluster = Cluster::start(&setup);
-    let members: Vec<String> = cluster.masters().iter().map(|master| master.address()).collect();
-    one_id_is_one_reservation(&start(3, &format!("redis+cluster://{}", members.join(",")), "closed")).await;
+    one_id_is_one_reservation(&start(3, &cluster.url(), "closed")).await;
 }
 
 /// Each of them asked for on all sidecars at the same time, several times.
