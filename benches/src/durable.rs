@@ -72,6 +72,12 @@ impl Draws {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
+    /// Any of these; there is at least one.
+    pub(crate) fn one_of<'a, T>(&mut self, these: &'a [T]) -> &'a T {
+        let drawn = self.next() % u64::try_from(these.len()).unwrap_or(1);
+        &these[usize::try_from(drawn).unwrap_or(0)]
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

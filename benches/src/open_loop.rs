@@ -58,7 +58,7 @@ pub struct Load {
     pub rate: u64,
     /// For how long.
     pub length: Duration,
-    /// Over how many connections.
+    /// Over how many connections to each server.
     pub connections: usize,
     /// Share of reservations that are settled at once, percent.
     pub settled: u64,
@@ -77,18 +77,18 @@ pub struct Seen {
     pub took: Duration,
 }
 
-/// Asks `server` for decisions about `keys`.
+/// Asks these servers for decisions about `keys`, each call any one of them.
 ///
 /// # Errors
 /// [`LoadError`].
-pub async fn run(server: &str, load: Load, keys: &Zipf) -> Result<Seen, LoadError> {
-    LocalSet::new().run_until(drive(server, load, keys)).await
+pub async fn run(servers: &[&str], load: Load, keys: &Zipf) -> Result<Seen, LoadError> {
+    LocalSet::new().run_until(drive(servers, load, keys)).await
 }
 
-async fn drive(server: &str, load: Load, keys: &Zipf) -> Result<Seen, LoadError> {
+async fn drive(servers: &[&str], load: Load, keys: &Zipf) -> Result<Seen, LoadError> {
     let mut connections = Vec::new();
     let mut driven = JoinSet::new();
-    for _ in 0..load.connections {
+    for server in servers.iter().flat_map(|server| std::iter::repeat_n(*server, load.connections)) {
         let socket = TcpStream::connect(server).await?;
         socket.set_nodelay(true)?;
         // Of small answers that nobody has read yet, a connection takes as many as fit its window: a stall is measured, not refused.
@@ -105,7 +105,6 @@ async fn drive(server: &str, load: Load, keys: &Zipf) -> Result<Seen, LoadError>
     let latencies = Histogram::new_with_max(SLOWEST, 3).map_err(|error| LoadError::Answer(error.to_string()))?;
     let seen = Rc::new(RefCell::new(Seen { latencies, allowed: 0, took: Duration::ZERO }));
     let mut calls: JoinSet<Result<(), LoadError>> = JoinSet::new();
-    let mut sent = 0;
     #[expect(clippy::cast_precision_loss, reason = "rates are small")]
     let mean = 1.0 / load.rate as f64;
     while due < until {
@@ -121,7 +120,7 @@ async fn drive(server: &str, load: Load, keys: &Zipf) -> Result<Seen, LoadError>
             return Err(LoadError::TooSlow);
         }
         let call = Call {
-            connection: connections[sent % connections.len()].clone(),
+            connection: draws.one_of(&connections).clone(),
             clock: clock.clone(),
             due,
             account: format!("account {}", keys.draw(&mut draws)),
@@ -129,7 +128,6 @@ async fn drive(server: &str, load: Load, keys: &Zipf) -> Result<Seen, LoadError>
             seen: Rc::clone(&seen),
         };
         calls.spawn_local(call.run());
-        sent += 1;
         due = due.after(Duration::from_secs_f64(-mean * (1.0 - draws.unit()).ln()));
     }
     while let Some(ended) = calls.join_next().await {

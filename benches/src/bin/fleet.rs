@@ -26,7 +26,7 @@ enum Study {
         /// Seconds that each is driven in a round
         #[arg(long, default_value_t = 4)]
         seconds: u64,
-        /// Decisions a second that are asked for
+        /// Decisions a second that are asked for, of all sidecars together
         #[arg(long, default_value_t = 5_000)]
         rate: u64,
         /// How many keys, by Zipf's law
@@ -35,7 +35,13 @@ enum Study {
         /// Share of reservations that are settled, percent
         #[arg(long, default_value_t = 100)]
         settle: u64,
-        /// Both with memory alone: how far two equal sidecars seem to be apart
+        /// How many sidecars
+        #[arg(long, default_value_t = 1)]
+        sidecars: usize,
+        /// How many with memory alone; as many, if it is not said
+        #[arg(long)]
+        against: Option<usize>,
+        /// Both with memory alone: how far two equal sides seem to be apart
         #[arg(long)]
         itself: bool,
     },
@@ -61,8 +67,10 @@ enum Study {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Arguments::parse().study {
-        Study::Cost { rounds, seconds, rate, keys, settle: settled, itself } => {
-            println!("{}", cost::study(cost::Compared { rounds, seconds, rate, keys, settled, itself })?);
+        Study::Cost { rounds, seconds, rate, keys, settle: settled, sidecars, against, itself } => {
+            let against = against.unwrap_or(sidecars);
+            let compared = cost::Compared { rounds, seconds, rate, keys, settled, sidecars, against, itself };
+            println!("{}", cost::study(compared)?);
         }
         Study::Calls { seconds } => println!("{}", calls::study(seconds)?),
         Study::Script { reports } => println!("{}", script::study(reports)?),

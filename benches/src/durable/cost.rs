@@ -105,7 +105,7 @@ pub fn study(
 }
 
 async fn turn(server: &Server, load: Load, keys: &Zipf) -> Result<Turn, Box<dyn std::error::Error>> {
-    let Seen { latencies, allowed, took } = open_loop::run(server.limiter(), load, keys).await?;
+    let Seen { latencies, allowed, took } = open_loop::run(&[server.limiter()], load, keys).await?;
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let [decisions, allowed, p50, p99] =
         [latencies.len(), allowed, latencies.value_at_quantile(0.5), latencies.value_at_quantile(0.99)]

@@ -35,15 +35,21 @@ const ROWS: &[Row] = &[
     row(1, 1, 1_000, false),
     row(1, 1, 5_000, false),
     row(2, 1, 1_000, false),
+    row(4, 1, 250, false),
+    row(4, 1, 1_250, false),
     row(2, 1, 1_000, true),
+    row(4, 1, 250, true),
+    row(4, 1, 1_250, true),
     row(1, 2_000, 100, false),
     row(1, 1_000, 200, false),
     row(1, 1_000, 1_000, false),
     row(1, 1_000, 5_000, false),
 ];
 
-/// Of a row whose limit is full: a window has room for half a second of what one sidecar is asked.
+/// Of a row whose limit is full: a window has room for half a second of what two sidecars are asked.
 const FULL: u64 = 100_000;
+/// Those of which no row asks anything run, too.
+const SIDECARS: usize = 4;
 
 /// Counts the calls of each row.
 ///
@@ -59,8 +65,8 @@ pub fn study(seconds: u64) -> Result<String, Failure> {
         let store = server(Kind::Redis7)?.start();
         let limit = if full { FULL } else { WIDE };
         let start = || Ok::<_, Failure>(sidecar(Some(&store.url()), limit, "")?.start());
-        // The first one waits for the new store, the other one finds it ready.
-        let sidecars = [start()?, start()?];
+        // The first one waits for the new store, the others find it ready.
+        let sidecars = (0..SIDECARS).map(|_| start()).collect::<Result<Vec<_>, _>>()?;
         for row in ROWS.iter().filter(|row| row.full == full) {
             let line = measure(*row, &store, &sidecars[..row.sidecars], seconds)?;
             out.push_str(&line);
@@ -94,7 +100,7 @@ fn measure(row: Row, store: &Redis, sidecars: &[Server], seconds: u64) -> Result
         let drive = |sidecar: &Server| -> Result<(), String> {
             let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
             runtime
-                .block_on(open_loop::run(sidecar.limiter(), load, &keys))
+                .block_on(open_loop::run(&[sidecar.limiter()], load, &keys))
                 .map(drop)
                 .map_err(|error| error.to_string())
         };
@@ -117,8 +123,8 @@ fn measure(row: Row, store: &Redis, sidecars: &[Server], seconds: u64) -> Result
         let (span, pairs) = (seconds as f64, (row.keys * sidecars.len()) as f64);
         let (calls, took) = last.since(&first, "evalsha");
         // Each sidecar runs one script a second to say that it is there.
-        #[expect(clippy::cast_precision_loss, reason = "there are two")]
-        let there = 2.0_f64.max(sidecars.len() as f64);
+        #[expect(clippy::cast_precision_loss, reason = "there are four")]
+        let there = SIDECARS as f64;
         let (calls, most) = (calls - there * span, most - there);
         let admitted = admitted_after - admitted;
         let (denied, degraded) = apart(sidecars);

@@ -1,6 +1,8 @@
-//! Two sidecars by turns, one that shares its limits and one with memory alone: processor time of a decision, and latency.
+//! Sidecars that share their limits and sidecars with memory alone, by turns: processor time of a decision, and latency. The rate is that
+//! of all sidecars of a side together: each call goes to any one of them.
 
 use std::fmt::Write as _;
+use std::io;
 use std::time::Duration;
 
 use tidegate_tests::redis::Kind;
@@ -29,6 +31,10 @@ pub struct Compared {
     pub keys: usize,
     /// Share of reservations that are settled, percent.
     pub settled: u64,
+    /// Sidecars that share their limits.
+    pub sidecars: usize,
+    /// Sidecars with memory alone: where they are as many, a process costs both sides the same, whatever it is asked.
+    pub against: usize,
     /// Both with memory alone.
     pub itself: bool,
 }
@@ -40,6 +46,8 @@ struct Turn {
     p50: f64,
     p99: f64,
     store: f64,
+    /// Of the script, a second.
+    calls: f64,
 }
 
 /// Drives both by turns, and says how they compare.
@@ -47,12 +55,15 @@ struct Turn {
 /// # Errors
 /// No binary is named, or a server does not answer.
 pub fn study(compared: Compared) -> Result<String, Failure> {
-    let Compared { rounds, seconds, rate, keys, settled, itself } = compared;
+    let Compared { rounds, seconds, rate, keys, settled, sidecars, against, itself } = compared;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let store = server(Kind::Redis7)?.start();
-    let alone = sidecar(None, WIDE, "")?.start();
     let url = store.url();
-    let shared = sidecar(Some(&url).filter(|_| !itself).map(String::as_str), WIDE, "")?.start();
+    let start = |many: usize, url: Option<&str>| -> Result<Vec<Server>, Failure> {
+        (0..many).map(|_| Ok(sidecar(url, WIDE, "")?.start())).collect()
+    };
+    let alone = start(against, None)?;
+    let shared = start(sidecars, Some(url.as_str()).filter(|_| !itself))?;
     let keys = Zipf::new(keys);
     let mut out = String::from(
         "| round | decisions/s memory | shared | us of processor memory | shared | ratio | p50 us memory | shared | \
@@ -61,16 +72,17 @@ pub fn study(compared: Compared) -> Result<String, Failure> {
     let length = Duration::from_secs(seconds);
     let load = Load { rate, length, connections: CONNECTIONS, settled, seed: 0 };
     let (mut ratios, mut p50s, mut p99s, mut stores) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut of_memory, mut of_shared, mut seed) = (Vec::new(), Vec::new(), 1);
+    let (mut of_memory, mut of_shared, mut calls, mut seed) = (Vec::new(), Vec::new(), Vec::new(), 1);
     for round in 0..=rounds {
         let mut turns = [None, None];
         // Each is first in every other round.
         for which in [round % 2, 1 - round % 2] {
-            let sidecar = [&alone, &shared][which];
             seed += 1;
             let before = Done::by(&store)?;
-            let mut turn = runtime.block_on(turn(sidecar, Load { seed, ..load }, &keys))?;
-            turn.store = micros(Done::by(&store)?.processor_time_since(&before)) / (turn.rate * length.as_secs_f64());
+            let mut turn = runtime.block_on(turn([&alone, &shared][which], Load { seed, ..load }, &keys))?;
+            let done = Done::by(&store)?;
+            turn.store = micros(done.processor_time_since(&before)) / (turn.rate * length.as_secs_f64());
+            turn.calls = done.since(&before, "evalsha").0 / length.as_secs_f64();
             turns[which] = Some(turn);
             std::thread::sleep(PAUSE);
         }
@@ -83,6 +95,7 @@ pub fn study(compared: Compared) -> Result<String, Failure> {
         p50s.push(with_store.p50 / memory.p50);
         p99s.push(with_store.p99 / memory.p99);
         stores.push(with_store.store);
+        calls.push(with_store.calls);
         of_memory.push(memory.processor);
         of_shared.push(with_store.processor);
         writeln!(
@@ -100,30 +113,39 @@ pub fn study(compared: Compared) -> Result<String, Failure> {
         )?;
     }
     let (least, most) = spread_of(&ratios);
+    // Each sidecar runs one script a second to say that it is there.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let (sidecars, rate) = (sidecars as f64, rate as f64);
+    let calls = median(calls) - if itself { 0.0 } else { sidecars };
     writeln!(
         out,
         "\nmedians: {:.1} and {:.1} us of processor for a decision and its settlement, ratio {:.3} ({least:.3} to {most:.3}; bar: at \
-         most 1.25); p50 {:.2} and p99 {:.2} of memory alone; the store itself {:.2} us a decision{}",
+         most 1.25); p50 {:.2} and p99 {:.2} of memory alone; the store itself {:.2} us a decision; \
+         {:.2} calls/s of a sidecar, {:.4} a decision{}",
         median(of_memory),
         median(of_shared),
         median(ratios),
         median(p50s),
         median(p99s),
         median(stores),
-        otherwise(&shared),
+        calls / sidecars,
+        calls / rate,
+        shared.iter().map(otherwise).collect::<String>(),
     )?;
     Ok(out)
 }
 
-async fn turn(sidecar: &Server, load: Load, keys: &Zipf) -> Result<Turn, Failure> {
-    let before = processor_time(sidecar.pid())?;
-    let seen = open_loop::run(sidecar.limiter(), load, keys).await?;
-    let used = processor_time(sidecar.pid())?.saturating_sub(before);
+async fn turn(sidecars: &[Server], load: Load, keys: &Zipf) -> Result<Turn, Failure> {
+    let processor_time = || sidecars.iter().map(|sidecar| processor_time(sidecar.pid())).sum::<io::Result<Duration>>();
+    let before = processor_time()?;
+    let limiters: Vec<&str> = sidecars.iter().map(Server::limiter).collect();
+    let seen = open_loop::run(&limiters, load, keys).await?;
+    let used = processor_time()?.saturating_sub(before);
     let latencies = &seen.latencies;
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let [decisions, p50, p99] =
         [latencies.len(), latencies.value_at_quantile(0.5), latencies.value_at_quantile(0.99)].map(|n| n as f64);
     let rate = decisions / seen.took.as_secs_f64();
     let processor = micros(used) / decisions;
-    Ok(Turn { rate, processor, p50: p50 / 1e3, p99: p99 / 1e3, store: 0.0 })
+    Ok(Turn { rate, processor, p50: p50 / 1e3, p99: p99 / 1e3, store: 0.0, calls: 0.0 })
 }

@@ -68,7 +68,7 @@ fn keys() -> Result<String, Failure> {
     let load = Load { rate: 5_000, length: Duration::from_secs(20), connections: 4, settled: 100, seed: 1 };
     let (memory, own_memory) = (number(&store, "used_memory"), resident(sidecar.pid())?);
     let (before, own_before) = (Done::by(&store)?, processor_time(sidecar.pid())?);
-    let seen = runtime.block_on(open_loop::run(sidecar.limiter(), load, &Zipf::even(KEYS)))?;
+    let seen = runtime.block_on(open_loop::run(&[sidecar.limiter()], load, &Zipf::even(KEYS)))?;
     // Leases that nobody uses go back.
     seconds(2);
     let after = Done::by(&store)?;

@@ -231,12 +231,13 @@ impl Desk {
             Err(denied) => (&denied.ask, false),
         };
         self.counters.on_decided(admits, ledger == Ledger::Away, ask);
-        if ledger == Ledger::Away {
-            if admits && let Some(at) = lease.on_news(now, SETTLED_LATER) {
-                self.due.lock().push(Reverse((at, fingerprint)));
-            }
-        } else if lease.on_decided(now, ask) {
-            self.enqueue(fingerprint, lease);
+        let due = match (ledger, admits) {
+            (Ledger::Away, false) => None,
+            (Ledger::Away, true) => lease.on_news(now, SETTLED_LATER),
+            _ => lease.on_decided(now, ask),
+        };
+        if let Some(at) = due {
+            self.due.lock().push(Reverse((at, fingerprint)));
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use tidegate_core::fleet::{Granted, KnownLaw, Report, Seen};
+use tidegate_core::fleet::{Granted, KnownLaw, Seen};
 use tidegate_core::key::LimitKey;
 use tidegate_core::state::Short;
 use tidegate_core::time::Timestamp;
@@ -17,15 +17,28 @@ use tokio::sync::oneshot;
 
 use crate::memory::part::Account;
 use demand::{Calls, Demand};
+use grant::{Grant, certain};
+use said::sum;
+
+pub(super) use said::Said;
 
 mod demand;
+mod grant;
+mod said;
 
 /// How long a lease is asked for.
 const LEASE: Duration = Duration::from_millis(400);
+/// The same where the limit is far. A policy is looked for every 0.3 s, and a bound that it changes acts within a second.
+const LEASE_AT_EASE: Duration = Duration::from_millis(700);
 /// The same where others wait: what is not used goes back sooner.
 const LEASE_IN_NEED: Duration = Duration::from_millis(200);
-/// A lease is renewed once this share of it is left, permille.
-const RENEW_BELOW: u32 = 450;
+/// A limit is far where what is asked for is no more than this part of what is left of it: nobody misses that for a while.
+const FAR_SHARE: u64 = 64;
+/// There, so many times what is expected is asked for: the few requests of a quiet key do not come evenly.
+const AMPLE: u64 = 4;
+/// There, what has changed and what was not used is told so late, if no request has asked for more by then. The law counts it in the
+/// epoch, a minute, in which it is told.
+const TOLD_AT_EASE: Duration = Duration::from_secs(2);
 /// What live streams need is told again at least so often: a report looks ahead for a minute.
 const STREAMS_AGAIN: Duration = Duration::from_secs(20);
 /// What was acknowledged so long ago may have been forgotten by the ledger.
@@ -61,6 +74,8 @@ pub(super) struct Lease {
     /// When the least of what was asked for is free of each, as the last answer had it.
     frees_at: PerWindow<Timestamp>,
     answered_at: Timestamp,
+    /// Whether the limit was far then.
+    is_at_ease: bool,
     pub(super) law: Option<KnownLaw>,
     sequence: u64,
     acknowledged: u64,
@@ -87,55 +102,6 @@ pub(super) struct Lease {
     has_streams: bool,
 }
 
-/// What was granted, and until when it may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Grant {
-    allotted: Tokens,
-    from: Timestamp,
-    until: Timestamp,
-}
-
-/// A report that was made, until its answer comes.
-#[derive(Clone, Debug)]
-pub(super) struct Said {
-    pub(super) life: u64,
-    pub(super) incarnation: u64,
-    sequence: u64,
-    acknowledged: u64,
-    phase_seconds: u64,
-    pub(super) ttl: Duration,
-    needs: PerWindow<Vec<(u32, u64)>>,
-    wants: Tokens,
-    least: Tokens,
-    waits: bool,
-    seen: PerWindow<Seen>,
-    at: Timestamp,
-}
-
-impl Said {
-    /// What it says is needed, all together.
-    pub(super) fn need(&self) -> Tokens {
-        Tokens::from_fn(|window| sum(&self.needs[window]))
-    }
-
-    /// As the ledger takes it.
-    pub(super) fn report(&self) -> Report<'_> {
-        Report {
-            life: self.life,
-            incarnation: self.incarnation,
-            sequence: self.sequence,
-            acknowledged: self.acknowledged,
-            phase_seconds: self.phase_seconds,
-            ttl_ms: u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX),
-            needs: PerWindow::from_fn(|window| self.needs[window].as_slice()),
-            wants: self.wants,
-            least: self.least,
-            waits: self.waits,
-            seen: self.seen,
-        }
-    }
-}
-
 /// What to do when a lease is looked at without a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
@@ -158,15 +124,6 @@ pub(super) enum Next {
     Full,
 }
 
-/// For how long a lease of this length may be relied on: a clock may run wrong by one in a hundred.
-fn certain(lease: Duration) -> Duration {
-    (lease - lease / 100).saturating_sub(Duration::from_millis(10))
-}
-
-fn sum(leaving: &[(u32, u64)]) -> u64 {
-    leaving.iter().fold(0, |sum, (_, tokens)| sum.saturating_add(*tokens))
-}
-
 impl Lease {
     pub(super) fn new(key: LimitKey, now: Timestamp) -> Self {
         Self {
@@ -178,6 +135,7 @@ impl Lease {
             exhausted: PerWindow::default(),
             frees_at: PerWindow::default(),
             answered_at: Timestamp::ZERO,
+            is_at_ease: false,
             law: None,
             sequence: 0,
             acknowledged: 0,
@@ -210,14 +168,12 @@ impl Lease {
         self.elsewhere
     }
 
-    /// A request was decided here; whether the ledger should be asked, though nobody waits for it.
-    pub(super) fn on_decided(&mut self, now: Timestamp, ask: &Tokens) -> bool {
+    /// A request was decided here. Where the lease comes to its end, it is to be looked at now; nobody waits for it, so that it may
+    /// be asked for together with others.
+    pub(super) fn on_decided(&mut self, now: Timestamp, ask: &Tokens) -> Option<Timestamp> {
         self.demand.add(now, ask);
-        let is_ending = self.granted.is_some_and(|grant| {
-            let left = grant.until.since(now);
-            left * 1_000 < grant.until.since(grant.from) * RENEW_BELOW
-        });
-        is_ending && self.try_ask(now)
+        let is_ending = !self.is_asked && self.granted.is_some_and(|grant| grant.is_ending(now));
+        is_ending.then(|| self.due_by(now)).flatten()
     }
 
     /// Whether the ledger is to be asked: nobody does yet, and it was not asked too often.
@@ -282,10 +238,13 @@ impl Lease {
         self.frees_at.map(|frees_at| frees_at.since(now))
     }
 
-    /// Something changed that the ledger should know, after this time at the latest; when the lease is to be looked at, if that is sooner
-    /// than it is.
+    /// Something changed that the ledger should know, after this time at the latest, unless it is in no hurry ([`TOLD_AT_EASE`]); when
+    /// the lease is to be looked at, if that is sooner than it is.
     pub(super) fn on_news(&mut self, now: Timestamp, wait: Duration) -> Option<Timestamp> {
         self.has_news = true;
+        // As far as an answer says that is not older than what is put off may become.
+        let is_at_ease = self.is_at_ease && now < self.answered_at.after(TOLD_AT_EASE);
+        let wait = if is_at_ease && !wait.is_zero() { TOLD_AT_EASE } else { wait };
         self.due_by(now.after(wait))
     }
 
@@ -334,7 +293,8 @@ impl Lease {
         exact: bool,
     ) -> Said {
         self.sequence += 1;
-        self.has_news = false;
+        // All that was to be told is in it.
+        (self.has_news, self.due_at) = (false, Timestamp::MAX);
         self.has_streams = account.reservations > 0;
         for window in Window::ALL {
             let (seen, sighted) = (&mut self.seen[window], &account.sighted[window]);
@@ -344,7 +304,14 @@ impl Lease {
         }
         let need = Tokens::from_fn(|window| sum(&account.needs[window]));
         let expected = if exact { Tokens::default() } else { self.demand.expected(now) };
-        let comes_in = expected.map_with(&self.room(&need), |expected, room| *expected.min(&(room / ROOM_SHARE)));
+        let room = self.room(&need);
+        let ample = expected.map(|expected| expected.saturating_mul(AMPLE));
+        let is_at_ease = !exact && [&ample, &self.asked].into_iter().all(|wants| self.is_far(&room, wants));
+        let comes_in = if is_at_ease {
+            ample
+        } else {
+            expected.map_with(&room, |expected, room| *expected.min(&(room / ROOM_SHARE)))
+        };
         if self.woken_at.after(SOON) <= now {
             // Whoever has not looked by now has given up.
             self.woken = Tokens::default();
@@ -352,8 +319,9 @@ impl Lease {
         let is_wanted = [&expected, &self.asked, &self.woken].into_iter().any(|tokens| *tokens != Tokens::default());
         let ttl = match (is_wanted, self.others_wait) {
             (false, _) => Duration::ZERO,
-            (true, false) => LEASE,
             (true, true) => LEASE_IN_NEED,
+            (true, false) if is_at_ease => LEASE_AT_EASE,
+            (true, false) => LEASE,
         };
         // What is kept is used within the lease, if at all, and stays for a minute after that.
         let second = u32::try_from(ttl.as_secs() + 61).unwrap_or(u32::MAX);
@@ -401,6 +369,11 @@ impl Lease {
         Tokens::from_fn(|window| limits[window].saturating_sub(self.elsewhere[window]).saturating_sub(need[window]))
     }
 
+    /// Whether what is left, less this, is nearly as much: nobody waits, and nobody would have to.
+    fn is_far(&self, room: &Tokens, wants: &Tokens) -> bool {
+        !self.others_wait && Window::ALL.into_iter().all(|window| wants[window] <= room[window] / FAR_SHARE)
+    }
+
     /// What the ledger answered to `said`, the last report made.
     /// When the lease is to be looked at, if that is sooner than it was.
     pub(super) fn on_answer(&mut self, now: Timestamp, said: &Said, granted: &Granted) -> Option<Timestamp> {
@@ -415,6 +388,7 @@ impl Lease {
         self.frees_at =
             granted.frees_ms.map(|ms| if ms > 0 { now.after(Duration::from_millis(ms)) } else { Timestamp::ZERO });
         self.others_wait = granted.waiting != Tokens::default();
+        self.is_at_ease = said.waits && self.is_far(&self.room(&need), &said.wants);
         // Counted from before it was asked for.
         let lasts = certain(Duration::from_millis(granted.left_ms).min(said.ttl));
         self.granted = (!lasts.is_zero()).then(|| Grant {
@@ -430,7 +404,8 @@ impl Lease {
             }
         }
         let next = match self.granted {
-            Some(grant) => said.at.after(grant.until.since(said.at) * 6 / 10),
+            Some(_) if self.is_at_ease => said.at.after(TOLD_AT_EASE),
+            Some(grant) => grant.looked_at(),
             None if self.has_streams => now.after(STREAMS_AGAIN),
             None => now.after(FORGOTTEN),
         };
@@ -449,7 +424,8 @@ impl Lease {
 
     /// Nobody knows whether the last report has arrived. Whoever waits is answered without.
     pub(super) fn on_lost(&mut self, now: Timestamp) -> Option<Timestamp> {
-        self.on_news(now, super::SETTLED_LATER)
+        self.has_news = true;
+        self.due_by(now.after(super::SETTLED_LATER))
     }
 
     /// The data of the ledger were lost: what it granted was not kept, and it has to hear all again.

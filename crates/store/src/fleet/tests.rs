@@ -286,7 +286,7 @@ fn calm() -> impl Strategy<Value = Step> {
         9 => (1_u64..30).prop_map(Step::Wait),
         3 => (30_u64..700).prop_map(Step::Wait),
         1 => prop_oneof![(5_000_u64..8_000), (55_000_u64..62_000)].prop_map(Step::Wait),
-        12 => (0..3_usize, 1_u64..6, prop_oneof![1_u64..100, 1_u64..1_500])
+        12 => (0..3_usize, 1_u64..6, prop_oneof![1_u64..6, 1_u64..100, 1_u64..1_500])
             .prop_map(|(who, asks, tokens)| Step::Asks(who, asks, tokens)),
         2 => (0..3_usize).prop_map(Step::Settle),
     ]
@@ -407,6 +407,42 @@ fn the_last_tokens_are_where_they_are_wanted() {
         world.pass(30);
         assert_eq!(world.allowed - before, tokens, "{} of {LIMIT} used", before);
     }
+}
+
+/// Far from its limit, a key that is asked about once a second on each sidecar takes less than a call for each, settlement included.
+#[test]
+fn a_quiet_key_is_asked_about_less_than_once_a_request() {
+    let mut world = World::new(2, Degrade::Closed, StoreMode::Leased);
+    world.pass(1_000);
+    let asked = 240;
+    for nth in 0..asked {
+        let who = usize::from(nth / 3 % 2 == 0);
+        world.attempt(who, request(1));
+        run(&mut world, Step::Settle(who));
+        world.pass(nth * 389 % 1_000 + 1);
+    }
+    assert_eq!(world.allowed, asked);
+    let said: u64 = world.sidecars.iter().map(|sidecar| sidecar.said).sum();
+    assert!(said <= asked, "{said} reports for {asked} requests");
+}
+
+/// C5: what was used beyond what was reserved counts from the first look on, however far the limit is.
+#[test]
+fn debt_is_told_at_once_where_other_news_waits() {
+    let mut world = World::new(1, Degrade::Closed, StoreMode::Leased);
+    world.pass(1_000);
+    let mut told_after = |wait| {
+        // The first lease of a key is one of those near a limit.
+        for _ in 0..2 {
+            world.attempt(0, request(1));
+            world.pass(400);
+        }
+        let (said, now) = (world.sidecars[0].said, Timestamp::from_millis(world.now_ms));
+        world.sidecars[0].desk.on_news(now, key(), wait);
+        world.pass(100);
+        world.sidecars[0].said - said
+    };
+    assert_eq!((told_after(SETTLED_LATER), told_after(Duration::ZERO)), (0, 1));
 }
 
 #[test]

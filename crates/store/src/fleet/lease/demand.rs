@@ -40,7 +40,11 @@ impl Demand {
         let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let elapsed = micros(now.since(self.asked_at).max(SHORTEST));
         let (covered, spans) = COVERED;
+        let is_over = self.current == Tokens::default() && self.last == Tokens::default();
         let expected = Tokens::from_fn(|window| {
+            if is_over {
+                return 0;
+            }
             // A key that was quiet and is busy now is so for less than a span.
             let at_this_pace = self.since[window].saturating_mul(micros(SPAN)) / elapsed;
             self.current[window].max(self.last[window]).max(at_this_pace).saturating_mul(covered) / spans
