@@ -4,6 +4,7 @@
 
 #![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidegate_proto::v1::DenyReason;
@@ -14,6 +15,7 @@ use tidegate_tests::gateway::{Answer as _, Ask, Gateway};
 use tidegate_tests::page::Page;
 use tidegate_tests::patience::until;
 use tidegate_tests::redis::{Keys, Kind, Setup};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,6 +63,38 @@ async fn whoever_is_denied_for_what_another_sidecar_has_is_told_when_that_leaves
         println!("{mode}: denied after {took:?}, to wait for {wait:?}");
         // A sub-bucket leaves a minute after its end, and the second in which it does counts to its end.
         assert!((60 * SECOND - took..=60 * SECOND).contains(&wait), "{wait:?} after {took:?}");
+    }
+}
+
+/// Hundreds of requests at the same time, which take from each other what was asked for one of them: none is denied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn far_from_its_limit_a_key_is_denied_to_nobody_however_many_ask_at_once() {
+    const AT_ONCE: usize = 200;
+    const ROUNDS: usize = 10;
+    let Some(setup) = Setup::of(Kind::Redis7) else { return };
+    for mode in ["leased", "strict"] {
+        let store = setup.clone().start();
+        // Longer than this takes on a busy machine: what is asked here is not how long they wait.
+        let start =
+            |_| fleet::setup_that_waits(&store.url(), "closed", 2, SECOND).arguments(["--store-mode", mode]).start();
+        let fleet = Fleet { sidecars: (0..2).map(start).collect() };
+        let of = [Gateway::of(&fleet.sidecars[0]).await, Gateway::of(&fleet.sidecars[1]).await];
+        let mut denied = BTreeMap::<_, usize>::new();
+        for _ in 0..ROUNDS {
+            let mut asking = JoinSet::new();
+            for which in 0..AT_ONCE {
+                let (gateway, ask) = (of[which % 2].clone(), Ask::of(fleet::ACCOUNT).tokens(100, 0, 0));
+                asking.spawn(async move { gateway.ask(&ask).await.expect("decided") });
+            }
+            for answer in asking.join_all().await {
+                if answer.allowed() {
+                    of[0].settle_as_admitted(&answer.reservation_id, 0).await;
+                } else {
+                    *denied.entry(answer.reason().as_str_name()).or_default() += 1;
+                }
+            }
+        }
+        assert!(denied.is_empty(), "{mode}, of {}: {denied:?}", AT_ONCE * ROUNDS);
     }
 }
 

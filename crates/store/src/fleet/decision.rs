@@ -13,22 +13,22 @@ use tidegate_core::window::Tokens;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::lease::{Lease, Next};
+use super::lease::{Lease, Next, Waited};
 use super::{Desk, SETTLED_LATER, StoreMode, soon};
 use crate::memory::part::Part;
 use crate::timers::Fingerprint;
 use crate::{ReserveError, Reserved};
 
-/// How often one request asks the ledger at most: others may take what was granted.
-pub(super) const MOST_ATTEMPTS: usize = 4;
+/// How often one request looks at most, before its time is over: others may take what it asked for.
+pub(super) const MOST_ATTEMPTS: usize = 32;
 
 /// What became of one attempt to decide.
 pub(super) enum Attempt {
     Decided(Box<Reserved>),
-    /// For an answer that somebody was asked for; what the request asks for.
+    /// For an answer that somebody was asked for.
     Wait {
         told: oneshot::Receiver<()>,
-        ask: Tokens,
+        waited: Waited,
     },
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Ledger {
     Asked,
     /// It was, and had no more.
     HasNoMore,
-    /// It was asked as often as it may be, and had more.
+    /// It was asked as often as it may be, or for as long, and had more.
     NotNow,
     /// It does not answer.
     Away,
@@ -70,7 +70,7 @@ impl Desk {
         let (key, mut waited) = (self.table.of_key(request.key), None);
         for attempt in 0.. {
             if attempt == MOST_ATTEMPTS && ledger == Ledger::Asked {
-                ledger = Ledger::HasNoMore;
+                ledger = Ledger::NotNow;
             }
             let told = match self.attempt(now, key, request, waited, ledger)? {
                 Attempt::Decided(reserved) => {
@@ -82,15 +82,21 @@ impl Desk {
                     }
                     return Ok(*reserved);
                 }
-                Attempt::Wait { told, ask } => {
-                    waited = Some(ask);
+                Attempt::Wait { told, waited: now_waited } => {
+                    waited = Some(now_waited);
                     told
                 }
             };
             let until = *deadline.get_or_insert_with(|| soon(self.settings.timeout));
+            let left = until.saturating_duration_since(Instant::now());
             if tokio::time::timeout_at(until, told).await.is_err() {
-                self.on_waited_in_vain();
-                ledger = Ledger::Away;
+                ledger = if attempt == 0 || left * 2 >= self.settings.timeout {
+                    self.on_waited_in_vain();
+                    Ledger::Away
+                } else {
+                    // It does answer, and others were quicker.
+                    Ledger::NotNow
+                };
             }
             now = now.max((self.now)());
         }
@@ -107,7 +113,7 @@ impl Desk {
         now: Timestamp,
         fingerprint: Fingerprint,
         request: &Request<'_>,
-        waited: Option<Tokens>,
+        waited: Option<Waited>,
         ledger: Ledger,
     ) -> Result<Attempt, ReserveError> {
         let ledger = if self.is_ready(now, request.key) { ledger } else { Ledger::Away };
@@ -125,14 +131,16 @@ impl Desk {
         fingerprint: Fingerprint,
         lease: &mut Lease,
         request: &Request<'_>,
-        waited: Option<Tokens>,
+        waited: Option<Waited>,
         ledger: Ledger,
     ) -> Result<Attempt, ReserveError> {
-        if let Some(asked) = &waited {
-            lease.on_looked(asked);
+        if let Some(waited) = &waited {
+            lease.on_looked(&waited.ask);
         }
         let every_time = self.settings.mode == StoreMode::Strict;
-        let asks_first = every_time && waited.is_none() && ledger == Ledger::Asked;
+        // What was granted for others is theirs, until the ledger has been asked for this one too.
+        let has_asked = waited.is_some_and(|waited| !every_time || lease.has_heard(&waited));
+        let asks_first = every_time && !has_asked && ledger == Ledger::Asked;
         let allotted = if asks_first { None } else { lease.allotted(now) };
         let part = self.part(now, lease, allotted, ledger);
         let short = match self.table.try_reserve(now, request, fingerprint, Some(&part))? {
@@ -142,8 +150,8 @@ impl Desk {
             }
             Err(short) => short,
         };
-        let ledger = match self.next(now, fingerprint, lease, &short, waited.is_none()) {
-            Some(Next::Wait(told, _)) => return Ok(Attempt::Wait { told, ask: short.ask }),
+        let ledger = match self.next(now, fingerprint, lease, &short, (waited.is_none(), has_asked)) {
+            Some(Next::Wait { told, waited, .. }) => return Ok(Attempt::Wait { told, waited }),
             Some(Next::Deny) => Ledger::HasNoMore,
             Some(Next::TooSoon) => Ledger::NotNow,
             Some(Next::Full) | None => Ledger::Away,
@@ -161,14 +169,14 @@ impl Desk {
         fingerprint: Fingerprint,
         lease: &mut Lease,
         short: &Short,
-        is_first: bool,
+        (is_first, has_asked): (bool, bool),
     ) -> Option<Next> {
         let every_time = self.settings.mode == StoreMode::Strict;
-        if !is_first && lease.is_exhausted(now, &short.missing) {
+        if has_asked && lease.is_exhausted(now, &short.missing) {
             return Some(Next::Deny);
         }
         let next = lease.on_short(now, short, is_first, every_time);
-        if matches!(next, Next::Wait(_, true)) && !self.enqueue(fingerprint, lease) {
+        if matches!(next, Next::Wait { asks: true, .. }) && !self.enqueue(fingerprint, lease) {
             return None;
         }
         Some(next)

@@ -92,8 +92,9 @@ pub(super) struct Lease {
     woken: Tokens,
     woken_at: Timestamp,
     calls: Calls,
-    /// Whether a report is to be made, or on its way.
+    /// Whether a report is to be made, or on its way; and whether it is.
     pub(super) is_asked: bool,
+    is_said: bool,
     waiters: Vec<oneshot::Sender<()>>,
     /// When the lease is to be looked at, without a call.
     pub(super) due_at: Timestamp,
@@ -111,11 +112,20 @@ pub(super) enum Due {
     Forget,
 }
 
+/// What a request waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waited {
+    /// What it asks for.
+    pub(super) ask: Tokens,
+    /// The report that says so; `None`: it came while one was on its way.
+    report: Option<u64>,
+}
+
 /// What a request that is short is to do.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Wait for an answer; `true`: and the ledger is to be asked first.
-    Wait(oneshot::Receiver<()>, bool),
+    /// Wait for an answer; and the ledger is to be asked first, if it `asks`.
+    Wait { told: oneshot::Receiver<()>, asks: bool, waited: Waited },
     /// The fleet had no more a moment ago.
     Deny,
     /// It was asked as often as it may be, and had more than was asked for.
@@ -149,6 +159,7 @@ impl Lease {
             woken_at: Timestamp::ZERO,
             calls: Calls::default(),
             is_asked: false,
+            is_said: false,
             waiters: Vec::new(),
             due_at: Timestamp::MAX,
             has_news: false,
@@ -188,6 +199,11 @@ impl Lease {
         self.woken = self.woken.map_with(ask, |woken, ask| woken.saturating_sub(*ask));
     }
 
+    /// Whether the answer has come to the report that spoke for a request that waits. One that is made anew speaks for it as well.
+    pub(super) fn has_heard(&self, waited: &Waited) -> bool {
+        waited.report.is_some_and(|report| report <= self.acknowledged)
+    }
+
     /// A request does not fit what is allotted. `every_time`: the ledger is asked for each.
     pub(super) fn on_short(&mut self, now: Timestamp, short: &Short, is_first: bool, every_time: bool) -> Next {
         if is_first {
@@ -215,7 +231,8 @@ impl Lease {
         }
         let (tell, told) = oneshot::channel();
         self.waiters.push(tell);
-        Next::Wait(told, asks)
+        let report = (!self.is_said).then_some(self.sequence + 1);
+        Next::Wait { told, asks, waited: Waited { ask: short.ask, report } }
     }
 
     /// Somebody wants the next answer; `true`: and the ledger is to be asked first.
@@ -293,6 +310,7 @@ impl Lease {
         exact: bool,
     ) -> Said {
         self.sequence += 1;
+        self.is_said = true;
         // All that was to be told is in it.
         (self.has_news, self.due_at) = (false, Timestamp::MAX);
         self.has_streams = account.reservations > 0;
@@ -450,7 +468,7 @@ impl Lease {
 
     /// Ends the asking; all who wait look again.
     pub(super) fn finish(&mut self, now: Timestamp) -> Vec<oneshot::Sender<()>> {
-        self.is_asked = false;
+        (self.is_asked, self.is_said) = (false, false);
         self.woken = self.woken.map_with(&self.asked, |woken, asked| woken.saturating_add(*asked));
         self.woken_at = now;
         (self.asked, self.target, self.least) = (Tokens::default(), Tokens::default(), Tokens::default());

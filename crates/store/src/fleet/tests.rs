@@ -9,7 +9,7 @@ use tidegate_core::fleet::{self, Granted, Lost};
 use tidegate_core::policy::{PartialBounds, Tier, Written};
 
 use super::decision::{Attempt, MOST_ATTEMPTS};
-use super::lease::Said;
+use super::lease::{Said, Waited};
 use super::*;
 
 const LIMIT: u64 = 3_000;
@@ -59,7 +59,7 @@ struct Sidecar {
     orders: mpsc::Receiver<Fingerprint>,
     flight: Option<Flight>,
     /// Requests that wait.
-    waiting: Vec<(Request<'static>, usize, Tokens)>,
+    waiting: Vec<(Request<'static>, usize, Waited)>,
     ids: Vec<String>,
     is_cut: bool,
     /// Reports made.
@@ -211,8 +211,8 @@ impl World {
             }
         }
         if self.sidecars[which].flight.is_none() {
-            for (request, attempt, ask) in std::mem::take(&mut self.sidecars[which].waiting) {
-                self.attempt_again(which, request, attempt + 1, Some(ask));
+            for (request, attempt, waited) in std::mem::take(&mut self.sidecars[which].waiting) {
+                self.attempt_again(which, request, attempt + 1, Some(waited));
             }
         }
     }
@@ -236,13 +236,13 @@ impl World {
         self.attempt_again(which, request, 0, None);
     }
 
-    fn attempt_again(&mut self, which: usize, request: Request<'static>, attempt: usize, waited: Option<Tokens>) {
+    fn attempt_again(&mut self, which: usize, request: Request<'static>, attempt: usize, waited: Option<Waited>) {
         let now = Timestamp::from_millis(self.now_ms);
         let sidecar = &mut self.sidecars[which];
         let fingerprint = sidecar.desk.table.of_key(request.key);
-        let ledger = if attempt < MOST_ATTEMPTS { Ledger::Asked } else { Ledger::HasNoMore };
+        let ledger = if attempt < MOST_ATTEMPTS { Ledger::Asked } else { Ledger::NotNow };
         match sidecar.desk.attempt(now, fingerprint, &request, waited, ledger).expect("no request id") {
-            Attempt::Wait { ask, .. } => sidecar.waiting.push((request, attempt, ask)),
+            Attempt::Wait { waited, .. } => sidecar.waiting.push((request, attempt, waited)),
             Attempt::Decided(reserved) if reserved.answer.outcome.is_ok() => {
                 sidecar.ids.extend(reserved.reservation_id);
                 self.allowed += request.prompt_tokens;
@@ -488,7 +488,8 @@ proptest! {
                 // No hold is outstanding.
                 run(&mut world, Step::Settle(0));
             }
-            world.pass(1_000);
+            // What was admitted far from the limit is told within two seconds.
+            world.pass(3_000);
             let before = world.allowed;
             world.told = None;
             world.attempt(1, request(ask));
