@@ -29,6 +29,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::convert::InvalidField;
+use crate::convert::time::wire_duration;
+use crate::v1;
 
 /// The domain of every reason.
 pub const DOMAIN: &str = "tidegate";
@@ -186,6 +188,21 @@ pub fn unavailable(reason: &'static str, message: impl Into<String>, retry_after
 #[must_use]
 pub fn unimplemented(what: &str) -> Status {
     Reason::of(NOT_IMPLEMENTED).status(Code::Unimplemented, format!("{what} is not implemented in this version"))
+}
+
+/// `status` as the error of one call among others.
+#[must_use]
+pub fn call_error(status: &Status) -> v1::CallError {
+    let details = status.get_error_details();
+    let field = details.bad_request().and_then(|bad| bad.field_violations.first()).map(|bad| bad.field.clone());
+    let retry_after = details.retry_info().and_then(|retry| retry.retry_delay);
+    v1::CallError {
+        code: i32::from(status.code()).unsigned_abs(),
+        reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
+        message: status.message().to_owned(),
+        field: field.unwrap_or_default(),
+        retry_after: retry_after.map(wire_duration),
+    }
 }
 
 impl From<InvalidField> for Status {

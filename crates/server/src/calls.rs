@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::Service;
 
+use crate::config::Bounds;
 use crate::connection::{Place, Places};
 use crate::metrics::{Metrics, ServerBound};
 
@@ -42,8 +43,9 @@ pub(crate) struct Guard {
     pub(crate) metrics: Arc<Metrics>,
     /// Places for calls in flight; `None`: not bounded here.
     pub(crate) calls: Option<Places>,
-    /// Bytes that a message may have, and which bound that is.
-    pub(crate) message: (ServerBound, usize),
+    /// Bytes that a message to this path may have, and which bound that is.
+    pub(crate) message: fn(&Bounds, &str) -> (ServerBound, usize),
+    pub(crate) bounds: Bounds,
 }
 
 impl<S> Guarded<S> {
@@ -128,14 +130,14 @@ impl Guard {
         else {
             return response;
         };
-        let completed = if status.details().is_empty() { self.completed(&status) } else { None };
+        let completed = if status.details().is_empty() { self.completed(path, &status) } else { None };
         self.metrics.on_rpc_error(path, completed.as_ref().map_or(status.code(), Status::code));
         completed.map_or(response, Status::into_http)
     }
 
     /// The error that we would have made where tonic made `status`; `None` where it stays.
-    fn completed(&self, status: &Status) -> Option<Status> {
-        let (bound, bytes) = self.message;
+    fn completed(&self, path: &str, status: &Status) -> Option<Status> {
+        let (bound, bytes) = (self.message)(&self.bounds, path);
         match status.code() {
             Code::OutOfRange => {
                 self.metrics.on_bound_reached(bound);
@@ -152,7 +154,7 @@ impl Guard {
 }
 
 /// INTERNAL for a panic. The panic hook has logged it; the caller learns nothing of our inside.
-fn internal(_: &(dyn Any + Send)) -> Status {
+pub(crate) fn internal(_: &(dyn Any + Send)) -> Status {
     let details = ErrorDetails::with_error_info("INTERNAL", error::DOMAIN, []);
     Status::with_error_details(Code::Internal, "tidegate failed to answer this call; it may have taken effect", details)
 }

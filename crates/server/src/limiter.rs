@@ -1,9 +1,9 @@
 //! `RateLimiterService`: parse, ask the store, answer.
 //!
-//! Each method is one pass: wire message → [`tidegate_proto::convert`] → [`Store`] → count → wire message. Nothing is
-//! decided here.
+//! Each call is one pass: wire message → [`tidegate_proto::convert`] → [`Store`] → count → wire message. Nothing is
+//! decided here. The passes are here; how they come in and go out is in [`service`] one by one, in [`batch`] many in a message,
+//! and in [`pipeline`] many on a stream.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,19 +15,22 @@ use tidegate_core::state::SettleCounts;
 use tidegate_core::window::Window;
 use tidegate_proto::convert::{self, TtlRange};
 use tidegate_proto::error;
-use tidegate_proto::v1::rate_limiter_service_server::RateLimiterService;
 use tidegate_proto::v1::{
-    BatchCheckAndReserveRequest, BatchCheckAndReserveResponse, BatchSettleRequest, BatchSettleResponse,
-    CheckAndReserveRequest, CheckAndReserveResponse, GetLimitsRequest, GetLimitsResponse, PipelineRequest,
-    PipelineResponse, ReleaseRequest, ReleaseResponse, ReportPressureRequest, ReportPressureResponse,
-    ReportProgressRequest, ReportProgressResponse, ResponseView, SettleOutcome, SettleRequest, SettleResponse,
+    CheckAndReserveRequest, CheckAndReserveResponse, GetLimitsRequest, GetLimitsResponse, HttpHeader, ReleaseRequest,
+    ReleaseResponse, ReportPressureRequest, ReportPressureResponse, ReportProgressRequest, ReportProgressResponse,
+    ResponseView, SettleOutcome, SettleRequest, SettleResponse,
 };
 use tidegate_store::{EndError, ReserveError, Store};
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 
 use crate::clock::Clock;
+use crate::connection::Places;
 use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+
+mod batch;
+mod pipeline;
+mod service;
 
 /// When a call whose request id is being decided elsewhere is to be made again: by then a sidecar that does not answer counts as gone.
 const REQUEST_ID_RETRY: Duration = Duration::from_millis(400);
@@ -40,13 +43,24 @@ pub struct Limiter<S> {
     metrics: Arc<Metrics>,
     ttl: TtlRange,
     unit: HeaderUnit,
+    /// Places for calls in flight, of which those that wait on a stream take one each.
+    calls: Places,
+    readiness: Readiness,
 }
 
 impl<S> Limiter<S> {
-    /// Answers from `store` at the time of `clock`; counts in `metrics`. `ttl` are the TTLs that requests may name.
+    /// Answers from `store` at the time of `clock`; counts in `metrics`. `ttl` are the TTLs that requests may name; streams end when
+    /// `readiness` says that the process stops.
     #[must_use]
-    pub const fn new(store: Arc<S>, clock: Clock, metrics: Arc<Metrics>, ttl: TtlRange, unit: HeaderUnit) -> Self {
-        Self { store, clock, metrics, ttl, unit }
+    pub(crate) const fn new(
+        store: Arc<S>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        (ttl, unit): (TtlRange, HeaderUnit),
+        calls: Places,
+        readiness: Readiness,
+    ) -> Self {
+        Self { store, clock, metrics, ttl, unit, calls, readiness }
     }
 
     #[cfg(feature = "test-clock")]
@@ -62,19 +76,21 @@ impl<S> Limiter<S> {
 
 impl<S> Clone for Limiter<S> {
     fn clone(&self) -> Self {
-        Self { store: Arc::clone(&self.store), clock: self.clock.clone(), metrics: Arc::clone(&self.metrics), ..*self }
+        Self {
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            metrics: Arc::clone(&self.metrics),
+            calls: self.calls.clone(),
+            readiness: self.readiness.clone(),
+            ..*self
+        }
     }
 }
 
-#[tonic::async_trait]
-impl<S: Store> RateLimiterService for Limiter<S> {
-    async fn check_and_reserve(
-        &self,
-        request: Request<CheckAndReserveRequest>,
-    ) -> Result<Response<CheckAndReserveResponse>, Status> {
+impl<S: Store> Limiter<S> {
+    async fn check(&self, wire: &CheckAndReserveRequest) -> Result<CheckAndReserveResponse, Status> {
         let read = self.clock.read();
-        let wire = request.get_ref();
-        let view = served_view(convert::view(wire)?)?;
+        let view = convert::view(wire)?;
         let ask = convert::check_and_reserve(wire, self.ttl)?;
         let reserved = self.store.check_and_reserve(read.now, &ask).await.map_err(|failure| match failure {
             ReserveError::RequestIdTaken => error::already_exists(error::REQUEST_ID_REUSED, failure.to_string()),
@@ -87,34 +103,43 @@ impl<S: Store> RateLimiterService for Limiter<S> {
             log_denial(&ask, answer, denied, reserved.shadow);
         }
         let id = reserved.reservation_id.unwrap_or_default();
+        let headers = self.headers(answer, view, reserved.shadow);
         let response = if reserved.shadow {
-            let headers = convert::http_headers(headers::render_shadow(answer, self.unit));
             convert::shadow_response(answer, id, headers, view)
         } else {
-            let headers = convert::http_headers(headers::render(answer, self.unit));
             convert::check_and_reserve_response(answer, id, headers, view)
         };
         self.metrics.on_decision(ask.service_tier, answer, reserved.shadow, self.clock.seconds_since(&read));
-        Ok(Response::new(response))
+        Ok(response)
     }
 
-    async fn report_progress(
-        &self,
-        request: Request<ReportProgressRequest>,
-    ) -> Result<Response<ReportProgressResponse>, Status> {
+    /// None in a view without headers: to render them costs as much as to decide.
+    fn headers(&self, answer: &Answer, view: ResponseView, shadow: bool) -> Vec<HttpHeader> {
+        match view {
+            ResponseView::Windows | ResponseView::Decision => Vec::new(),
+            ResponseView::Unspecified | ResponseView::Full | ResponseView::Headers if shadow => {
+                convert::http_headers(headers::render_shadow(answer, self.unit))
+            }
+            ResponseView::Unspecified | ResponseView::Full | ResponseView::Headers => {
+                convert::http_headers(headers::render(answer, self.unit))
+            }
+        }
+    }
+
+    async fn progress(&self, wire: &ReportProgressRequest) -> Result<ReportProgressResponse, Status> {
         let now = self.clock.now();
-        let progress = convert::progress(request.get_ref())?;
+        let progress = convert::progress(wire)?;
         let booked = self.store.report_progress(now, progress.reservation_id, progress.generated_tokens).await;
         let Some(booked) = of_reservation(booked)? else {
-            return Ok(Response::new(ReportProgressResponse { outcome: SettleOutcome::Applied.into() }));
+            return Ok(ReportProgressResponse { outcome: SettleOutcome::Applied.into() });
         };
         self.metrics.on_progress(&booked);
-        Ok(Response::new(ReportProgressResponse { outcome: convert::settle_outcome(booked.outcome).into() }))
+        Ok(ReportProgressResponse { outcome: convert::settle_outcome(booked.outcome).into() })
     }
 
-    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
+    async fn settled(&self, wire: &SettleRequest) -> Result<SettleResponse, Status> {
         let now = self.clock.now();
-        let settlement = convert::settle(request.get_ref())?;
+        let settlement = convert::settle(wire)?;
         let counts = SettleCounts {
             prompt_tokens: settlement.prompt_tokens,
             cached_prompt_tokens: settlement.cached_prompt_tokens,
@@ -122,67 +147,39 @@ impl<S: Store> RateLimiterService for Limiter<S> {
         };
         let booked = self.store.settle(now, settlement.reservation_id, counts).await;
         let Some(booked) = of_reservation(booked)? else {
-            return Ok(Response::new(SettleResponse { outcome: SettleOutcome::Applied.into(), clamped: false }));
+            return Ok(SettleResponse { outcome: SettleOutcome::Applied.into(), clamped: false });
         };
         self.metrics.on_settled(&booked);
-        let outcome = convert::settle_outcome(booked.outcome).into();
-        Ok(Response::new(SettleResponse { outcome, clamped: booked.clamped }))
+        Ok(SettleResponse { outcome: convert::settle_outcome(booked.outcome).into(), clamped: booked.clamped })
     }
 
-    async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
+    async fn released(&self, wire: &ReleaseRequest) -> Result<ReleaseResponse, Status> {
         let now = self.clock.now();
-        let reservation_id = convert::release(request.get_ref())?;
+        let reservation_id = convert::release(wire)?;
         let Some(outcome) = of_reservation(self.store.release(now, reservation_id).await)? else {
-            return Ok(Response::new(ReleaseResponse { outcome: SettleOutcome::Applied.into() }));
+            return Ok(ReleaseResponse { outcome: SettleOutcome::Applied.into() });
         };
         self.metrics.on_released(outcome);
-        Ok(Response::new(ReleaseResponse { outcome: convert::settle_outcome(outcome).into() }))
+        Ok(ReleaseResponse { outcome: convert::settle_outcome(outcome).into() })
     }
 
-    async fn get_limits(&self, request: Request<GetLimitsRequest>) -> Result<Response<GetLimitsResponse>, Status> {
+    async fn limits(&self, wire: &GetLimitsRequest) -> Result<GetLimitsResponse, Status> {
         let now = self.clock.now();
-        let key = convert::limit_key(request.get_ref().key.as_ref())?;
+        let key = convert::limit_key(wire.key.as_ref())?;
         let policy = self.store.policy();
         if !policy.accounts().contains_key(key.account()) && policy.unknown_accounts() == UnknownAccounts::Forbidden {
             return Err(error::not_found(error::Object::Account, key.account()));
         }
         let windows = self.store.limits(now, key).await;
-        Ok(Response::new(GetLimitsResponse { windows: convert::window_statuses(&windows) }))
+        Ok(GetLimitsResponse { windows: convert::window_statuses(&windows) })
     }
 
-    async fn batch_check_and_reserve(
-        &self,
-        _: Request<BatchCheckAndReserveRequest>,
-    ) -> Result<Response<BatchCheckAndReserveResponse>, Status> {
-        Err(error::unimplemented("BatchCheckAndReserve"))
-    }
-
-    async fn batch_settle(&self, _: Request<BatchSettleRequest>) -> Result<Response<BatchSettleResponse>, Status> {
-        Err(error::unimplemented("BatchSettle"))
-    }
-
-    type PipelineStream = Pin<Box<dyn Stream<Item = Result<PipelineResponse, Status>> + Send>>;
-
-    async fn pipeline(&self, _: Request<Streaming<PipelineRequest>>) -> Result<Response<Self::PipelineStream>, Status> {
-        Err(error::unimplemented("Pipeline"))
-    }
-
-    async fn report_pressure(
-        &self,
-        request: Request<ReportPressureRequest>,
-    ) -> Result<Response<ReportPressureResponse>, Status> {
+    async fn pressure(&self, wire: &ReportPressureRequest) -> Result<ReportPressureResponse, Status> {
         let now = self.clock.now();
-        let report = convert::report_pressure(request.get_ref())?;
+        let report = convert::report_pressure(wire)?;
         let taken = self.store.report_pressure(now, &report).await;
         taken.map_err(|full| error::failed_precondition(error::PRESSURE_FULL, full.to_string()))?;
-        Ok(Response::new(ReportPressureResponse {}))
-    }
-}
-
-fn served_view(view: ResponseView) -> Result<ResponseView, Status> {
-    match view {
-        ResponseView::Unspecified | ResponseView::Full => Ok(view),
-        later => Err(error::unimplemented(&format!("view {}", later.as_str_name()))),
+        Ok(ReportPressureResponse {})
     }
 }
 

@@ -86,6 +86,8 @@ pub(crate) enum ServerBound {
     CallsInFlight,
     /// Bytes of a limiter message.
     LimiterMessage,
+    /// Bytes of a message of many calls.
+    BatchMessage,
     /// Bytes of an admin message.
     AdminMessage,
     /// Watches of limits.
@@ -93,12 +95,13 @@ pub(crate) enum ServerBound {
 }
 
 impl ServerBound {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Connections,
         Self::AdminConnections,
         Self::HttpConnections,
         Self::CallsInFlight,
         Self::LimiterMessage,
+        Self::BatchMessage,
         Self::AdminMessage,
         Self::Watches,
     ];
@@ -111,6 +114,7 @@ impl ServerBound {
             Self::HttpConnections => "http_connections",
             Self::CallsInFlight => "calls_in_flight",
             Self::LimiterMessage => "limiter_message",
+            Self::BatchMessage => "batch_message",
             Self::AdminMessage => "admin_message",
             Self::Watches => "watches",
         }

@@ -23,7 +23,7 @@ use crate::background::Background;
 use crate::banner::{self, Served};
 use crate::calls::{Guard, Guarded};
 use crate::clock::{self, Clock};
-use crate::config::{Config, ProcessSettings};
+use crate::config::{Bounds, Config, ProcessSettings};
 use crate::connection::{Accepted, Connection, Place, Places};
 use crate::http::Probes;
 use crate::limiter::Limiter;
@@ -247,7 +247,7 @@ impl<S: Store> Shell<'_, S> {
             let (sender, queue) = unbounded_channel();
             let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
             let routes = services::admin(store, self.clock.clone(), metrics, bounds, &self.readiness);
-            let guard = self.guard(None, (ServerBound::AdminMessage, bounds.admin_message_bytes));
+            let guard = self.guard(None, services::admin_message);
             admin.spawn(self.grpc(Guarded::new(routes, guard)).serve(queue));
             let here = Places::new(OPERATOR_CONNECTIONS);
             let deal = move |accepted, place| {
@@ -300,14 +300,15 @@ impl<S: Store> Shell<'_, S> {
         let bounds = &self.settings.bounds;
         let ttl = TtlRange { default: bounds.reservation_ttl, ..TtlRange::default() };
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
-        let limiter = Limiter::new(store, self.clock.clone(), metrics, ttl, self.settings.header_unit);
+        let wire = (ttl, self.settings.header_unit);
+        let (calls, readiness) = (self.calls.clone(), self.readiness.clone());
+        let limiter = Limiter::new(store, self.clock.clone(), metrics, wire, calls, readiness);
         let routes = services::limiter(limiter, bounds, &self.readiness);
-        let message = (ServerBound::LimiterMessage, bounds.limiter_message_bytes);
-        self.grpc(Guarded::new(routes, self.guard(Some(self.calls.clone()), message)))
+        self.grpc(Guarded::new(routes, self.guard(Some(self.calls.clone()), services::limiter_message)))
     }
 
-    fn guard(&self, calls: Option<Places>, message: (ServerBound, usize)) -> Arc<Guard> {
-        Arc::new(Guard { metrics: Arc::clone(&self.metrics), calls, message })
+    fn guard(&self, calls: Option<Places>, message: fn(&Bounds, &str) -> (ServerBound, usize)) -> Arc<Guard> {
+        Arc::new(Guard { metrics: Arc::clone(&self.metrics), calls, message, bounds: self.settings.bounds })
     }
 
     fn grpc(&self, routes: Guarded<tonic::service::Routes>) -> Grpc {

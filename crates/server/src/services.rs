@@ -17,21 +17,46 @@ use crate::clock::Clock;
 use crate::config::Bounds;
 use crate::health::HealthService;
 use crate::limiter::Limiter;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ServerBound};
 use crate::readiness::Readiness;
 #[cfg(feature = "test-clock")]
 use crate::test_time;
 
 const HEALTH: &str = "grpc.health.v1.Health";
 
+/// Methods with many calls in a message.
+const BATCHES: [&str; 2] =
+    ["/tidegate.v1.RateLimiterService/BatchCheckAndReserve", "/tidegate.v1.RateLimiterService/BatchSettle"];
+
+/// How many bytes a message to a method of the limiter's may have, and which bound that is.
+pub(crate) fn limiter_message(bounds: &Bounds, path: &str) -> (ServerBound, usize) {
+    if BATCHES.contains(&path) {
+        (ServerBound::BatchMessage, bounds.batch_message_bytes)
+    } else {
+        (ServerBound::LimiterMessage, bounds.limiter_message_bytes)
+    }
+}
+
+/// How many bytes a message to the admin's may have, and which bound that is.
+pub(crate) const fn admin_message(bounds: &Bounds, _: &str) -> (ServerBound, usize) {
+    (ServerBound::AdminMessage, bounds.admin_message_bytes)
+}
+
 /// What the limiter's listeners serve.
 pub(crate) fn limiter<S: Store>(limiter: Limiter<S>, bounds: &Bounds, readiness: &Readiness) -> Routes {
     #[cfg(feature = "test-clock")]
     let advance = test_time::advance(limiter.store(), limiter.clock());
-    let service = RateLimiterServiceServer::new(limiter).max_decoding_message_size(bounds.limiter_message_bytes);
-    #[cfg(feature = "test-clock")]
-    let service = InterceptedService::new(service, advance);
-    with_health_and_reflection(Routes::new(service), LIMITER, readiness)
+    let service = |bytes| {
+        let service = RateLimiterServiceServer::new(limiter.clone()).max_decoding_message_size(bytes);
+        #[cfg(feature = "test-clock")]
+        let service = InterceptedService::new(service, advance.clone());
+        service
+    };
+    let mut router = Routes::new(service(bounds.limiter_message_bytes)).into_axum_router();
+    for path in BATCHES {
+        router = router.route_service(path, service(bounds.batch_message_bytes));
+    }
+    with_health_and_reflection(Routes::from(router), LIMITER, readiness)
 }
 
 /// What the admin listener serves.

@@ -25,6 +25,12 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of a call's headers.
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1_024;
+/// Bytes that a client may have under way on one stream that is not read: a pipeline with as many calls in flight as it may have. h2 bounds
+/// small frames as well as bytes, and closes a connection with more of them unread than half its window pays for, at 256 bytes
+/// each: messages of 30 bytes that fill a stream's window come to 500 kB.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1_024;
+/// See [`STREAM_WINDOW_BYTES`].
+const CONNECTION_WINDOW_BYTES: u32 = 2 * 1_024 * 1_024;
 
 /// gRPC over accepted connections: what is served, and until when.
 #[derive(Clone, Debug)]
@@ -47,6 +53,8 @@ impl Grpc {
             UnboundedReceiverStream::new(queue).map(|(accepted, places)| Connection::register(accepted, places));
         let served = Server::builder()
             .max_concurrent_streams(self.streams_per_connection)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keepalive_interval(Some(PING_INTERVAL))
             .http2_keepalive_timeout(Some(PING_TIMEOUT))
             .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)

@@ -2,136 +2,23 @@
 
 #![allow(clippy::panic, reason = "a test that finds something wrong panics, in its helpers too")]
 
-use std::future::Future;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::mpsc::channel;
-use std::thread::JoinHandle;
+use std::io::Read;
+use std::net::TcpStream;
 use std::time::Duration;
 
-use tidegate_core::ask::Request as Ask;
-use tidegate_core::decision::{SettleOutcome, WindowStatus};
-use tidegate_core::key::KeyRef;
-use tidegate_core::policy::{Policy, PolicyWrite};
-use tidegate_core::pressure::Report;
-use tidegate_core::state::SettleCounts;
-use tidegate_core::time::Timestamp;
-use tidegate_core::window::PerWindow;
+use running::{Broken, Running, ask, ask_of, reason};
 use tidegate_proto::v1::admin_service_client::AdminServiceClient;
-use tidegate_proto::v1::rate_limiter_service_client::RateLimiterServiceClient;
 use tidegate_proto::v1::{
-    CheckAndReserveRequest, Decision, LimitKey, Pressure, ReportPressureRequest, ResponseView, SettleRequest,
-    WatchLimitsRequest,
+    CheckAndReserveRequest, Decision, Pressure, ReportPressureRequest, SettleRequest, WatchLimitsRequest,
 };
-use tidegate_server::banner::Served;
-use tidegate_server::clock::Clock;
-use tidegate_server::config::{Address, ListenerSettings, ProcessSettings};
-use tidegate_server::listen::Listeners;
-use tidegate_store::memory::MemoryStore;
-use tidegate_store::{
-    Author, Booked, ChangePage, ChangeQuery, DeploymentPressure, EndError, KeyExplained, ListPage, ListQuery,
-    NotDurable, PolicyError, PolicyWritten, ReportError, ReserveError, Reserved, Reset, ResetDone, Stats, Store,
-};
-use tokio::sync::oneshot;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::Code;
+use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
-/// A server on free ports; stopped when told, or dropped.
-struct Running {
-    served: Served,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<std::io::Result<()>>>,
-}
-
-impl Running {
-    fn start<S: Store>(store: S, change: impl FnOnce(&mut ProcessSettings)) -> Self {
-        let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut settings = ProcessSettings {
-            listeners: ListenerSettings {
-                limiter: Some(free),
-                admin: Some(Address::Tcp(free)),
-                http: Some(free),
-                ..ListenerSettings::default()
-            },
-            drain: Duration::from_secs(5),
-            ..ProcessSettings::default()
-        };
-        change(&mut settings);
-        let listeners = Listeners::bind(&settings.listeners).expect("free ports");
-        let (stop, stopped) = oneshot::channel();
-        let (tell, told) = channel();
-        let thread = std::thread::spawn(move || {
-            let on_serving = |served: &Served| tell.send(served.clone()).expect("the test waits");
-            let stopped = async { drop(stopped.await) };
-            tidegate_server::run(listeners, Clock::start(), Arc::new(store), &settings, on_serving, stopped)
-        });
-        let served = told.recv().expect("it serves");
-        Self { served, stop: Some(stop), thread: Some(thread) }
-    }
-
-    fn memory(change: impl FnOnce(&mut ProcessSettings)) -> Self {
-        Self::start(store(), change)
-    }
-
-    fn tcp(address: Option<&Address>) -> SocketAddr {
-        match address {
-            Some(Address::Tcp(address)) => *address,
-            other => panic!("{other:?} is not TCP"),
-        }
-    }
-
-    fn limiter_address(&self) -> SocketAddr {
-        Self::tcp(self.served.limiter.first())
-    }
-
-    async fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.limiter_address())).expect("a URL");
-        endpoint.connect().await.expect("connects")
-    }
-
-    async fn limiter(&self) -> RateLimiterServiceClient<Channel> {
-        RateLimiterServiceClient::new(self.channel().await)
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(Self::tcp(self.served.http.as_ref())).expect("connects");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").expect("writes");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("reads");
-        answer
-    }
-
-    fn tell_to_stop(&mut self) {
-        drop(self.stop.take());
-    }
-
-    /// Stops it; meanwhile its clients go on, so that they hear that they should leave.
-    async fn join(mut self) {
-        self.tell_to_stop();
-        let thread = self.thread.take().expect("joined once");
-        let joined = tokio::task::spawn_blocking(|| thread.join()).await.expect("no panic here");
-        joined.expect("no panic").expect("no error");
-    }
-}
-
-fn store() -> MemoryStore {
-    let settings = ProcessSettings::default();
-    MemoryStore::new(settings.bounds.store, settings.forecast, Policy::built_in()).expect("randomness")
-}
-
-fn ask() -> CheckAndReserveRequest {
-    let key = LimitKey { account: "acme".into(), model: "m".into(), variant: String::new() };
-    CheckAndReserveRequest { key: Some(key), prompt_tokens: 100, ..CheckAndReserveRequest::default() }
-}
-
-fn reason(status: &Status) -> (Code, String) {
-    (status.code(), status.get_details_error_info().expect("every error has ErrorInfo").reason)
-}
+mod running;
 
 #[tokio::test]
 async fn a_request_is_decided_settled_and_counted() {
@@ -155,25 +42,6 @@ async fn a_request_is_decided_settled_and_counted() {
     ] {
         assert!(page.lines().any(|line| line == row), "{row}\n{page}");
     }
-    server.join().await;
-}
-
-#[tokio::test]
-async fn what_is_not_served_yet_says_so() {
-    let server = Running::memory(|_| {});
-    let mut limiter = server.limiter().await;
-    let views = [ResponseView::Headers, ResponseView::Windows, ResponseView::Decision];
-    for view in views {
-        let status = limiter.check_and_reserve(CheckAndReserveRequest { view: view.into(), ..ask() }).await;
-        let status = status.expect_err("a later issue's");
-        assert_eq!(reason(&status), (Code::Unimplemented, "NOT_IMPLEMENTED".to_owned()));
-        assert!(status.message().contains(view.as_str_name()), "{status}");
-    }
-    let status = limiter.batch_settle(tidegate_proto::v1::BatchSettleRequest::default()).await.expect_err("later");
-    assert_eq!(reason(&status), (Code::Unimplemented, "NOT_IMPLEMENTED".to_owned()));
-    let page = server.get("/metrics");
-    let row = "tidegate_rpc_errors_total{method=\"RateLimiterService/BatchSettle\",code=\"unimplemented\"} 1";
-    assert!(page.lines().any(|line| line == row), "{page}");
     server.join().await;
 }
 
@@ -340,102 +208,12 @@ async fn a_pressure_report_is_taken_whole_or_not_at_all_and_shows_on_the_page() 
     server.join().await;
 }
 
-/// A store whose decisions panic, or never come.
-struct Broken {
-    inner: MemoryStore,
-    how: How,
-}
-
-#[derive(Clone, Copy)]
-enum How {
-    Panics,
-    Hangs,
-}
-
-impl Store for Broken {
-    async fn check_and_reserve(&self, _: Timestamp, _: &Ask<'_>) -> Result<Reserved, ReserveError> {
-        match self.how {
-            How::Panics => panic!("a bug"),
-            How::Hangs => std::future::pending().await,
-        }
-    }
-    fn report_progress(
-        &self,
-        at: Timestamp,
-        id: &str,
-        n: u64,
-    ) -> impl Future<Output = Result<Booked, EndError>> + Send {
-        self.inner.report_progress(at, id, n)
-    }
-    fn settle(
-        &self,
-        at: Timestamp,
-        id: &str,
-        n: SettleCounts,
-    ) -> impl Future<Output = Result<Booked, EndError>> + Send {
-        self.inner.settle(at, id, n)
-    }
-    fn release(&self, at: Timestamp, id: &str) -> impl Future<Output = Result<SettleOutcome, EndError>> + Send {
-        self.inner.release(at, id)
-    }
-    fn limits(&self, at: Timestamp, key: KeyRef<'_>) -> impl Future<Output = PerWindow<WindowStatus>> + Send {
-        self.inner.limits(at, key)
-    }
-    fn explain_limit(&self, at: Timestamp, key: KeyRef<'_>) -> impl Future<Output = KeyExplained> + Send {
-        self.inner.explain_limit(at, key)
-    }
-    fn list_limits(&self, at: Timestamp, query: &ListQuery) -> impl Future<Output = ListPage> + Send {
-        self.inner.list_limits(at, query)
-    }
-    fn report_pressure(
-        &self,
-        at: Timestamp,
-        report: &Report<'_>,
-    ) -> impl Future<Output = Result<(), ReportError>> + Send {
-        self.inner.report_pressure(at, report)
-    }
-    fn deployments(&self, at: Timestamp, most: usize) -> Vec<DeploymentPressure> {
-        self.inner.deployments(at, most)
-    }
-    fn policy(&self) -> Arc<Policy> {
-        self.inner.policy()
-    }
-    fn write_policy(
-        &self,
-        at: Timestamp,
-        write: PolicyWrite,
-        author: Author,
-        dry_run: bool,
-    ) -> impl Future<Output = Result<PolicyWritten, PolicyError>> + Send {
-        self.inner.write_policy(at, write, author, dry_run)
-    }
-    fn reset_limit(
-        &self,
-        at: Timestamp,
-        reset: &Reset,
-        author: Author,
-        dry_run: bool,
-    ) -> impl Future<Output = Result<Option<ResetDone>, NotDurable>> + Send {
-        self.inner.reset_limit(at, reset, author, dry_run)
-    }
-    fn changes(&self, query: &ChangeQuery) -> impl Future<Output = ChangePage> + Send {
-        self.inner.changes(query)
-    }
-    fn on_tick(&self, at: Timestamp) {
-        self.inner.on_tick(at);
-    }
-    fn stats(&self) -> Stats {
-        self.inner.stats()
-    }
-}
-
 #[tokio::test]
 async fn a_panic_ends_its_call_and_nothing_else() {
-    let broken = Broken { inner: store(), how: How::Panics };
-    let server = Running::start(broken, |settings| settings.threads = std::num::NonZeroUsize::MIN);
+    let server = Running::start(Broken::new(), |settings| settings.threads = std::num::NonZeroUsize::MIN);
     let mut limiter = server.limiter().await;
     for _ in 0..3 {
-        let status = limiter.check_and_reserve(ask()).await.expect_err("a bug");
+        let status = limiter.check_and_reserve(ask_of("panics")).await.expect_err("a bug");
         assert_eq!(reason(&status), (Code::Internal, "INTERNAL".to_owned()));
         assert!(!status.message().contains("bug"), "the inside stays inside: {status}");
     }
@@ -449,14 +227,13 @@ async fn a_panic_ends_its_call_and_nothing_else() {
 
 #[tokio::test]
 async fn calls_above_the_bound_are_unavailable_and_a_drain_ends() {
-    let broken = Broken { inner: store(), how: How::Hangs };
-    let server = Running::start(broken, |settings| {
+    let server = Running::start(Broken::new(), |settings| {
         settings.bounds.calls_in_flight = 1;
         settings.drain = Duration::from_millis(200);
     });
     let mut limiter = server.limiter().await;
     let mut hanging = limiter.clone();
-    let hanging = tokio::spawn(async move { hanging.check_and_reserve(ask()).await });
+    let hanging = tokio::spawn(async move { hanging.check_and_reserve(ask_of("hangs")).await });
     while !server.get("/metrics").contains("tidegate_calls_in_flight 1") {
         tokio::task::yield_now().await;
     }

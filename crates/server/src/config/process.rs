@@ -178,6 +178,7 @@ fn bounds(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<'_>) -> B
         count(1..=65_536)(text).and_then(|count| u32::try_from(count).map_err(|error| error.to_string()))
     });
     let limiter_message = table.parsed("limiter_message", problems, message_bytes);
+    let batch_message = table.parsed("batch_message", problems, message_bytes);
     let admin_message = table.parsed("admin_message", problems, message_bytes);
     let ttl = table.parsed("reservation_ttl", problems, duration(Duration::from_secs(1)..=HOUR));
     section.finish(problems);
@@ -187,6 +188,7 @@ fn bounds(args: &ServeArgs, root: &mut Section<'_>, from: &mut Sources<'_>) -> B
         streams_per_connection: streams.unwrap_or(default.streams_per_connection),
         calls_in_flight,
         limiter_message_bytes: limiter_message.unwrap_or(default.limiter_message_bytes),
+        batch_message_bytes: batch_message.unwrap_or(default.batch_message_bytes),
         admin_message_bytes: admin_message.unwrap_or(default.admin_message_bytes),
         reservation_ttl: ttl.unwrap_or(default.reservation_ttl),
     }

@@ -83,6 +83,8 @@ pub struct Bounds {
     pub calls_in_flight: usize,
     /// Bytes of a limiter message; default 64 KiB.
     pub limiter_message_bytes: usize,
+    /// Bytes of a message of many calls: BatchCheckAndReserve, BatchSettle; default 1 MiB.
+    pub batch_message_bytes: usize,
     /// Bytes of an admin message; default 4 MiB.
     pub admin_message_bytes: usize,
     /// TTL of a reservation whose request states none; default 10 min, 1 s to 1 h.
@@ -97,6 +99,7 @@ impl Default for Bounds {
             streams_per_connection: 256,
             calls_in_flight: 65_536,
             limiter_message_bytes: 64 * 1_024,
+            batch_message_bytes: 1_024 * 1_024,
             admin_message_bytes: 4 * 1_024 * 1_024,
             reservation_ttl: Duration::from_secs(600),
         }
