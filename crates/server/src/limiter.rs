@@ -1,8 +1,8 @@
 //! `RateLimiterService`: parse, ask the store, answer.
 //!
 //! Each call is one pass: wire message → [`tidegate_proto::convert`] → [`Store`] → count → wire message. Nothing is
-//! decided here. The passes are here; how they come in and go out is in [`service`] one by one, in [`batch`] many in a message,
-//! and in [`pipeline`] many on a stream.
+//! decided here. The passes are here; how they come in and go out is in `service` one by one, in `batch` many in a message,
+//! and in `pipeline` many on a stream.
 
 use std::sync::Arc;
 use std::time::Duration;
