@@ -60,7 +60,7 @@ def main() -> None:
     limits(admin, limiter_pb2)
     steering(limiter, admin)
     enforcement(limiter, admin)
-    unimplemented(limiter, admin)
+    many(limiter)
 
     every = {
         f"{service.name}/{method.name}"
@@ -290,16 +290,37 @@ def enforcement(limiter, admin):
     assert limiter.call("CheckAndReserve", giant).decision == limiter.messages.DECISION_RATE_LIMITED
 
 
-def unimplemented(limiter, admin):
-    """What answers UNIMPLEMENTED in this version."""
-    code = grpc.StatusCode.UNIMPLEMENTED
+def many(limiter):
+    """Many calls in one message, many on a stream, and the views of an answer."""
     pb = limiter.messages
-    limiter.fail("BatchCheckAndReserve", pb.BatchCheckAndReserveRequest(), code)
-    limiter.fail("BatchSettle", pb.BatchSettleRequest(), code)
-    limiter.fail("Pipeline", iter([pb.PipelineRequest(call_id=1)]), code)
-    key = pb.LimitKey(account="python", model="large")
-    for view in (pb.RESPONSE_VIEW_HEADERS, pb.RESPONSE_VIEW_WINDOWS, pb.RESPONSE_VIEW_DECISION):
-        limiter.fail("CheckAndReserve", pb.CheckAndReserveRequest(key=key, prompt_tokens=1, view=view), code)
+    key = pb.LimitKey(account="many", model="large")
+    requests = [pb.CheckAndReserveRequest(key=key, prompt_tokens=tokens) for tokens in (100, 0)]
+    batch = limiter.call("BatchCheckAndReserve", pb.BatchCheckAndReserveRequest(requests=requests))
+    decided, wrong = batch.results
+    assert decided.response.decision == pb.DECISION_ALLOW, batch
+    assert (wrong.error.code, wrong.error.field) == (3, "prompt_tokens"), batch
+    settle = pb.SettleRequest(reservation_id=decided.response.reservation_id, generated_tokens=9)
+    batch = limiter.call("BatchSettle", pb.BatchSettleRequest(requests=[settle, settle]))
+    outcomes = [result.response.outcome for result in batch.results]
+    assert outcomes == [pb.SETTLE_OUTCOME_APPLIED, pb.SETTLE_OUTCOME_DUPLICATE], batch
+    calls = [
+        pb.PipelineRequest(call_id=1, check_and_reserve=requests[0]),
+        pb.PipelineRequest(call_id=2, settle=settle),
+        pb.PipelineRequest(call_id=3, get_limits=pb.GetLimitsRequest(key=key)),
+        pb.PipelineRequest(call_id=4),
+    ]
+    answers = {answer.call_id: answer for answer in limiter.call("Pipeline", iter(calls))}
+    assert answers[1].check_and_reserve.decision == pb.DECISION_ALLOW, answers
+    assert answers[2].settle.outcome == pb.SETTLE_OUTCOME_DUPLICATE, answers
+    assert answers[3].get_limits.windows[0].used_tokens == 200, answers
+    assert answers[4].error.reason == "INVALID_FIELD" and len(answers) == 4, answers
+    for view, windows, headers in (
+        (pb.RESPONSE_VIEW_HEADERS, False, True),
+        (pb.RESPONSE_VIEW_WINDOWS, True, False),
+        (pb.RESPONSE_VIEW_DECISION, False, False),
+    ):
+        answer = limiter.call("CheckAndReserve", pb.CheckAndReserveRequest(key=key, prompt_tokens=1, view=view))
+        assert (bool(answer.windows), bool(answer.headers)) == (windows, headers), answer
 
 
 if __name__ == "__main__":
