@@ -22,6 +22,8 @@ pub struct Shape {
     pub seconds: u32,
     /// Length of the lease, milliseconds.
     pub ttl_ms: u64,
+    /// The least that requests ask for which wait, in each window: the script says when that is free. 0: none waits.
+    pub least: u64,
 }
 
 /// A connection to a server that knows the scripts.
@@ -85,7 +87,7 @@ impl Reporter {
             ttl_ms: shape.ttl_ms,
             needs: PerWindow::from_fn(|_| leaving.as_slice()),
             wants: Tokens::new(600, 600, 300),
-            least: Tokens::default(),
+            least: Tokens::new(shape.least, shape.least, shape.least),
             waits: true,
             seen: PerWindow::from_fn(|_| Seen { settled: self.sequence, ..Seen::default() }),
         };

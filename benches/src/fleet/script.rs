@@ -18,9 +18,10 @@ const LONGEST: Duration = Duration::from_millis(1_500);
 
 /// What reports say, and what to call it.
 const SHAPES: &[(&str, Shape)] = &[
-    ("1 second leaves, leases run", Shape { seconds: 1, ttl_ms: 60_000 }),
-    ("60 seconds leave, leases run", Shape { seconds: 60, ttl_ms: 60_000 }),
-    ("60 seconds leave, leases are over", Shape { seconds: 60, ttl_ms: 0 }),
+    ("1 second leaves, leases run", Shape { seconds: 1, ttl_ms: 60_000, least: 0 }),
+    ("60 seconds leave, leases run", Shape { seconds: 60, ttl_ms: 60_000, least: 0 }),
+    ("60 seconds leave, leases run, requests wait", Shape { seconds: 60, ttl_ms: 60_000, least: 300 }),
+    ("60 seconds leave, leases are over", Shape { seconds: 60, ttl_ms: 0, least: 0 }),
 ];
 
 /// Measures each row.

@@ -16,7 +16,7 @@ use crate::stopwatch::Stopwatch;
 const KEYS: usize = 10_000;
 const SPAN: Duration = Duration::from_secs(4);
 /// As a key that is used once in a while.
-const SHAPE: Shape = Shape { seconds: 3, ttl_ms: 400 };
+const SHAPE: Shape = Shape { seconds: 3, ttl_ms: 400, least: 0 };
 /// Hash slots of a Cluster.
 const HASH_SLOTS: u64 = 16_384;
 
