@@ -100,6 +100,16 @@ impl Fleet {
         (0..self.sidecars.len()).map(|which| self.crowd(which, clients, pause)).collect()
     }
 
+    /// A client of each sidecar, all with one ledger.
+    pub async fn gateways(&self) -> Vec<Gateway> {
+        let first = Gateway::of(&self.sidecars[0]).await;
+        let mut gateways = vec![first.clone()];
+        for sidecar in &self.sidecars[1..] {
+            gateways.push(first.reconnected(sidecar).await);
+        }
+        gateways
+    }
+
     /// Readiness stays, whatever the store does.
     ///
     /// # Panics

@@ -18,16 +18,6 @@ fn ask() -> Ask {
     Ask::of("roaming").tokens(1_000, 1_000, 500)
 }
 
-/// A client of each sidecar, all with one ledger.
-async fn gateways(fleet: &Fleet) -> Vec<Gateway> {
-    let first = Gateway::of(&fleet.sidecars[0]).await;
-    let mut gateways = vec![first.clone()];
-    for sidecar in &fleet.sidecars[1..] {
-        gateways.push(first.reconnected(sidecar).await);
-    }
-    gateways
-}
-
 async fn settle(gateway: &Gateway, id: &str, generated: u64) -> SettleOutcome {
     gateway.settle(id, None, None, Some(generated)).await.expect("it can be settled").outcome()
 }
@@ -38,7 +28,7 @@ fn calls(fleet: &Fleet, by: &str) -> f64 {
 
 /// Each call on a sidecar that has not admitted, and each a second time on one that has, or has not.
 async fn any_sidecar_books_what_another_admitted(fleet: &Fleet) {
-    let of = gateways(fleet).await;
+    let of = fleet.gateways().await;
     let admitted = of[0].allow(&ask()).await;
     let id = admitted.reservation_id.as_str();
     let held = of[0].windows(&ask()).await;
@@ -90,7 +80,7 @@ async fn what_a_lost_sidecar_admitted_is_charged_once_and_late() {
     let Some(setup) = Setup::of(Kind::Redis7) else { return };
     let store = setup.start();
     let mut fleet = Fleet::start(5, &store);
-    let of = gateways(&fleet).await;
+    let of = fleet.gateways().await;
     let mut ids = Vec::new();
     for gateway in &of[..3] {
         ids.push(gateway.allow(&ask()).await.reservation_id);
@@ -129,7 +119,7 @@ async fn without_the_store_a_settlement_elsewhere_is_late_and_waits_for_nobody()
     let mut store = setup.start();
     let sidecars = [(), ()].map(|()| fleet::setup(&store.url(), "share", 2).start());
     let fleet = Fleet { sidecars: sidecars.into() };
-    let of = gateways(&fleet).await;
+    let of = fleet.gateways().await;
     let id = of[0].allow(&ask()).await.reservation_id;
     store.kill();
     until("both know", || {

@@ -24,16 +24,6 @@ fn start(count: usize, url: &str, degrade: &str) -> Fleet {
     Fleet { sidecars: (0..count).map(|_| setup().start()).collect() }
 }
 
-/// A client of each sidecar, all with one ledger.
-async fn gateways(fleet: &Fleet) -> Vec<Gateway> {
-    let first = Gateway::of(&fleet.sidecars[0]).await;
-    let mut gateways = vec![first.clone()];
-    for sidecar in &fleet.sidecars[1..] {
-        gateways.push(first.reconnected(sidecar).await);
-    }
-    gateways
-}
-
 fn redis() -> Option<Server> {
     Setup::of(Kind::Redis7).map(Setup::start)
 }
@@ -55,7 +45,7 @@ async fn until_decided(gateway: &Gateway, ask: &Ask) -> CheckAndReserveResponse 
 }
 
 async fn one_id_is_one_reservation(fleet: &Fleet) {
-    let of = gateways(fleet).await;
+    let of = fleet.gateways().await;
     let first = of[0].allow(&ask("a")).await;
     assert!(!first.replayed);
     for gateway in [&of[1], &of[2], &of[0], &of[1]] {
@@ -104,7 +94,7 @@ async fn calls_with_one_id_at_the_same_time_reserve_once() {
     const IDS: usize = 40;
     let Some(store) = redis() else { return };
     let fleet = start(3, &store.url(), "closed");
-    let of = gateways(&fleet).await;
+    let of = fleet.gateways().await;
     let mut calls = JoinSet::new();
     for id in 0..IDS {
         for gateway in of.iter().chain(&of) {
@@ -126,7 +116,7 @@ async fn calls_with_one_id_at_the_same_time_reserve_once() {
 async fn a_denial_leaves_its_id_to_whoever_asks_next() {
     let Some(store) = redis() else { return };
     let fleet = start(2, &store.url(), "closed");
-    let of = gateways(&fleet).await;
+    let of = fleet.gateways().await;
     let blocking = of[0].allow(&Ask::of("once").tokens(LIMIT - 500, 0, 0)).await;
     for gateway in [&of[0], &of[1], &of[0]] {
         let denied = until_decided(gateway, &ask("a")).await;
@@ -143,7 +133,7 @@ async fn a_denial_leaves_its_id_to_whoever_asks_next() {
 async fn what_a_lost_sidecar_admitted_is_repeated_by_the_others() {
     let Some(store) = redis() else { return };
     let mut fleet = start(4, &store.url(), "closed");
-    let of = gateways(&fleet).await;
+    let of = fleet.gateways().await;
     let (killed, stopped) = (of[0].allow(&ask("killed")).await, of[1].allow(&ask("stopped")).await);
     drop(fleet.sidecars.remove(0));
     fleet::pause(&fleet.sidecars[0]);
@@ -170,7 +160,7 @@ async fn what_a_lost_sidecar_admitted_is_repeated_by_the_others() {
 async fn without_the_store_an_id_is_good_for_the_same_sidecar() {
     let Some(mut store) = redis() else { return };
     let fleet = start(2, &store.url(), "share");
-    let of = gateways(&fleet).await;
+    let of = fleet.gateways().await;
     let first = of[0].allow(&ask("a")).await;
     store.kill();
     fleet.wait_until_degraded(true);

@@ -124,6 +124,7 @@ impl Desk {
                         let _ = self.table.release((self.now)(), id).await;
                     }
                     now = now.max((self.now)());
+                    self.on_news(now, request.key, Duration::ZERO);
                 }
                 Ok(Ok(None) | Err(_)) | Err(_) => return Ok(decided),
             }
