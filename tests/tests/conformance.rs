@@ -224,7 +224,7 @@ impl<S: Store> Stores<S> {
             Step::Ask { prompt, cached, most, ttl_seconds } => {
                 let request = request(prompt, cached, most, ttl_seconds);
                 let reserved = store.check_and_reserve(now, &request).await.expect("no request id");
-                self.ids.extend(reserved.reservation_id);
+                self.ids.extend(reserved.id_text(request.key));
                 seen(&reserved.answer)
             }
             Step::Progress { which, total } => {

@@ -146,7 +146,7 @@ async fn clients(store: Arc<FleetStore>, pause: Duration, tokens: u64, until: Ti
             ttl: Duration::from_secs(60),
         };
         let reserved = store.check_and_reserve(now(), &request).await.expect("no request id");
-        if let Some(id) = reserved.reservation_id {
+        if let Some(id) = reserved.id_text(request.key) {
             admitted += tokens;
             let counts = SettleCounts { generated_tokens: Some(0), ..SettleCounts::default() };
             store.settle(now(), &id, counts).await.expect("it is live");

@@ -25,8 +25,9 @@ pub fn study(keys: u64, rounds: usize) -> Result<String, Box<dyn std::error::Err
     for key in 0..keys {
         let account = format!("account {key}");
         for answer in 0..=ANSWERS {
-            let reserved = at_once(opened.store.check_and_reserve(opened.clock.now(), &request(&account)?))??;
-            if let Some(id) = reserved.reservation_id.filter(|_| answer < ANSWERS) {
+            let request = request(&account)?;
+            let reserved = at_once(opened.store.check_and_reserve(opened.clock.now(), &request))??;
+            if let Some(id) = reserved.id_text(request.key).filter(|_| answer < ANSWERS) {
                 let counts = SettleCounts { generated_tokens: Some(100 + key % 300), ..SettleCounts::default() };
                 at_once(opened.store.settle(opened.clock.now(), &id, counts))??;
             }

@@ -1,9 +1,8 @@
 //! The HTTP headers of an answer, ready to copy into the gateway's reply.
 
-use alloc::string::{String, ToString};
-use alloc::vec::Vec;
-use core::fmt::Write;
 use core::time::Duration;
+
+use arrayvec::ArrayString;
 
 use crate::decision::{Answer, WindowStatus};
 use crate::window::{PerWindow, Window};
@@ -27,47 +26,52 @@ impl HeaderUnit {
     }
 }
 
-/// The headers of `answer`: lower-case names, in a fixed order. Each name stands at most once.
+/// Longest value, in bytes: three windows with their names, and numbers of 20 digits.
+const MOST_VALUE_BYTES: usize = 178;
+
+type Value = ArrayString<MOST_VALUE_BYTES>;
+
+/// Says the headers of `answer`: lower-case names, in a fixed order, and values. Each name stands at most once. Allocates nothing.
 ///
 /// `limit` headers carry the published limit; `remaining` what is left of the effective one. A denial adds `retry-after`
 /// (whole seconds, rounded up, at least 1) and `retry-after-ms` (rounded up) where waiting helps or is bounded, and
 /// `x-should-retry`. `x-ratelimit-over-limit` is `yes` where the account's own limit is why (429).
-#[must_use]
-pub fn render(answer: &Answer, unit: HeaderUnit) -> Vec<(&'static str, String)> {
-    let mut headers = render_shadow(answer, unit);
+pub fn render(answer: &Answer, unit: HeaderUnit, mut say: impl FnMut(&'static str, &str)) {
+    render_shadow(answer, unit, &mut say);
     if let Err(denied) = answer.outcome {
         if let Some(wait) = denied.retry_after {
-            headers.push(("retry-after", seconds_up(wait).max(1).to_string()));
-            headers.push(("retry-after-ms", wait.as_micros().div_ceil(1_000).to_string()));
+            say("retry-after", &number(seconds_up(wait).max(1)));
+            let millis = u64::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
+            say("retry-after-ms", &number(millis));
         }
-        headers.push(("x-should-retry", String::from(if denied.denial.should_retry() { "true" } else { "false" })));
+        say("x-should-retry", if denied.denial.should_retry() { "true" } else { "false" });
     }
-    headers
 }
 
 /// The same for a request that is served whatever `answer` says: nothing tells its client to wait or to come again.
-#[must_use]
-pub fn render_shadow(answer: &Answer, unit: HeaderUnit) -> Vec<(&'static str, String)> {
+pub fn render_shadow(answer: &Answer, unit: HeaderUnit, mut say: impl FnMut(&'static str, &str)) {
     let windows = &answer.windows;
-    let denied = answer.outcome.err();
-    let over_limit = denied.is_some_and(|denied| denied.denial.http_status() == 429);
-    let mut headers = Vec::with_capacity(12);
+    let over_limit = answer.outcome.is_err_and(|denied| denied.denial.http_status() == 429);
     for (window, status) in windows.iter() {
-        headers.push((limit_name(window), unit.of(status.limit_tpm).to_string()));
+        say(limit_name(window), &number(unit.of(status.limit_tpm)));
     }
     for (window, status) in windows.iter() {
-        headers.push((remaining_name(window), unit.of(status.remaining_tokens).to_string()));
+        say(remaining_name(window), &number(unit.of(status.remaining_tokens)));
     }
-    headers.push(("x-ratelimit-over-limit", String::from(if over_limit { "yes" } else { "no" })));
-    headers.push((
-        "ratelimit-policy",
-        list(windows, |out, status| write!(out, ";q={};qu=\"tokens\";w=60", status.limit_tpm)),
-    ));
-    headers.push((
-        "ratelimit",
-        list(windows, |out, status| write!(out, ";r={};t={}", status.remaining_tokens, seconds_up(status.reset_after))),
-    ));
-    headers
+    say("x-ratelimit-over-limit", if over_limit { "yes" } else { "no" });
+    let policy = list(windows, |out, status| {
+        out.push_str(";q=");
+        push(out, status.limit_tpm);
+        out.push_str(";qu=\"tokens\";w=60");
+    });
+    say("ratelimit-policy", &policy);
+    let rest = list(windows, |out, status| {
+        out.push_str(";r=");
+        push(out, status.remaining_tokens);
+        out.push_str(";t=");
+        push(out, seconds_up(status.reset_after));
+    });
+    say("ratelimit", &rest);
 }
 
 const fn limit_name(window: Window) -> &'static str {
@@ -87,19 +91,25 @@ const fn remaining_name(window: Window) -> &'static str {
 }
 
 /// A structured-field list with one member for each window.
-fn list(
-    windows: &PerWindow<WindowStatus>,
-    parameters: impl Fn(&mut String, &WindowStatus) -> core::fmt::Result,
-) -> String {
-    let mut out = String::with_capacity(128);
+fn list(windows: &PerWindow<WindowStatus>, parameters: impl Fn(&mut Value, &WindowStatus)) -> Value {
+    let mut out = Value::new();
     for (window, status) in windows.iter() {
         out.push_str(if out.is_empty() { "\"" } else { ", \"" });
         out.push_str(window.name());
         out.push('"');
-        // Writing to a String cannot fail.
-        let _ = parameters(&mut out, status);
+        parameters(&mut out, status);
     }
     out
+}
+
+fn number(number: u64) -> Value {
+    let mut out = Value::new();
+    push(&mut out, number);
+    out
+}
+
+fn push(out: &mut Value, number: u64) {
+    out.push_str(itoa::Buffer::new().format(number));
 }
 
 fn seconds_up(span: Duration) -> u64 {
@@ -108,6 +118,9 @@ fn seconds_up(span: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::String;
+    use alloc::vec::Vec;
+
     use super::*;
     use crate::decision::{Denial, Denied};
     use crate::window::Tokens;
@@ -138,13 +151,21 @@ mod tests {
         }
     }
 
+    type Headers = Vec<(&'static str, String)>;
+
+    fn rendered(answer: &Answer, unit: HeaderUnit) -> Headers {
+        let mut headers = Vec::new();
+        render(answer, unit, |name, value| headers.push((name, String::from(value))));
+        headers
+    }
+
     fn value(headers: &[(&'static str, String)], name: &str) -> Option<String> {
         headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
     }
 
     #[test]
     fn limits_are_in_tokens_per_second_rounded_down() {
-        let headers = render(&answer(None), HeaderUnit::TokensPerSecond);
+        let headers = rendered(&answer(None), HeaderUnit::TokensPerSecond);
         assert_eq!(value(&headers, "x-ratelimit-limit-tokens-prompt").as_deref(), Some("60000"));
         assert_eq!(value(&headers, "x-ratelimit-limit-tokens-cache-adjusted-prompt").as_deref(), Some("15000"));
         assert_eq!(value(&headers, "x-ratelimit-limit-tokens-generated").as_deref(), Some("600"));
@@ -155,29 +176,44 @@ mod tests {
         assert_eq!(value(&headers, "ratelimit-policy").as_deref(), Some(policy));
         let rest = r#""prompt";r=3599900;t=14, "uncached_prompt";r=899900;t=14, "generated";r=35900;t=14"#;
         assert_eq!(value(&headers, "ratelimit").as_deref(), Some(rest));
-        let headers = render(&answer(None), HeaderUnit::TokensPerMinute);
+        let headers = rendered(&answer(None), HeaderUnit::TokensPerMinute);
         assert_eq!(value(&headers, "x-ratelimit-remaining-tokens-generated").as_deref(), Some("35900"));
+    }
+
+    #[test]
+    fn the_longest_values_have_room() {
+        let status = WindowStatus {
+            limit_tpm: u64::MAX,
+            remaining_tokens: u64::MAX,
+            reset_after: Duration::from_secs(u64::MAX),
+            ..WindowStatus::default()
+        };
+        let longest = Answer { windows: PerWindow::new(status, status, status), ..answer(None) };
+        let headers = rendered(&longest, HeaderUnit::TokensPerMinute);
+        assert_eq!(headers.iter().map(|(_, value)| value.len()).max(), Some(MOST_VALUE_BYTES));
     }
 
     #[test]
     fn a_wait_is_rounded_up_and_a_hopeless_denial_says_do_not_retry() {
         let wait = Some(Duration::from_micros(2_000_001));
-        let headers = render(&answer(Some((Denial::WindowFull, wait))), HeaderUnit::TokensPerSecond);
+        let headers = rendered(&answer(Some((Denial::WindowFull, wait))), HeaderUnit::TokensPerSecond);
         assert_eq!(value(&headers, "retry-after").as_deref(), Some("3"));
         assert_eq!(value(&headers, "retry-after-ms").as_deref(), Some("2001"));
         assert_eq!(value(&headers, "x-should-retry").as_deref(), Some("true"));
         assert_eq!(value(&headers, "x-ratelimit-over-limit").as_deref(), Some("yes"));
         let wait = Some(Duration::from_millis(20));
-        let headers = render(&answer(Some((Denial::ExceedsCurrentLimit, wait))), HeaderUnit::TokensPerSecond);
+        let headers = rendered(&answer(Some((Denial::ExceedsCurrentLimit, wait))), HeaderUnit::TokensPerSecond);
         assert_eq!(value(&headers, "retry-after").as_deref(), Some("1"));
         assert_eq!(value(&headers, "x-should-retry").as_deref(), Some("false"));
-        let shadowed = render_shadow(&answer(Some((Denial::WindowFull, wait))), HeaderUnit::TokensPerSecond);
+        let mut shadowed = Vec::new();
+        let denied = answer(Some((Denial::WindowFull, wait)));
+        render_shadow(&denied, HeaderUnit::TokensPerSecond, |name, value| shadowed.push((name, String::from(value))));
         assert_eq!(value(&shadowed, "x-ratelimit-over-limit").as_deref(), Some("yes"));
         assert!(
             ["retry-after", "retry-after-ms", "x-should-retry"].iter().all(|name| value(&shadowed, name).is_none())
         );
         for denial in [Denial::NeverFits, Denial::AccountBlocked, Denial::UnknownAccount] {
-            let headers = render(&answer(Some((denial, None))), HeaderUnit::TokensPerSecond);
+            let headers = rendered(&answer(Some((denial, None))), HeaderUnit::TokensPerSecond);
             assert_eq!(value(&headers, "retry-after"), None);
             assert_eq!(value(&headers, "x-should-retry").as_deref(), Some("false"));
         }

@@ -14,21 +14,27 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::service::Service;
 use tidegate_proto::error;
-use tonic::body::Body;
+use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
-use tower::Service;
 
 use crate::config::Bounds;
 use crate::connection::{Place, Places};
 use crate::metrics::{Metrics, ServerBound};
+use crate::reply::Reply;
 
 /// When to come back after too many calls were in flight: they are answered within microseconds.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 /// The calls that are bounded: those of tidegate. A probe is answered however busy we are.
 const BOUNDED: &str = "/tidegate.v1.";
+
+/// How long the caller of a call waits.
+const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// A service, guarded.
 #[derive(Clone, Debug)]
@@ -54,29 +60,42 @@ impl<S> Guarded<S> {
     }
 }
 
-impl<S> Service<http::Request<Body>> for Guarded<S>
+impl<S> Service<Request<Incoming>> for Guarded<S>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible>,
     S::Future: Unpin,
 {
-    type Response = http::Response<Body>;
+    type Response = Response<Reply>;
     type Error = Infallible;
     type Future = Call<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
         let path = request.uri().path_and_query().cloned();
+        let timeout = request.headers().get(GRPC_TIMEOUT).and_then(timeout);
         let calls = self.guard.calls.as_ref().filter(|_| request.uri().path().starts_with(BOUNDED));
         let progress = match calls.map(Places::try_take) {
             Some(None) => Progress::Refused,
             Some(place) => Progress::Running { call: self.inner.call(request), _place: place },
             None => Progress::Running { call: self.inner.call(request), _place: None },
         };
-        Call { progress, path, guard: Arc::clone(&self.guard) }
+        Call { progress, path, deadline: Deadline::In(timeout), guard: Arc::clone(&self.guard) }
     }
+}
+
+/// What the caller says of how long it waits: at most 8 digits and a unit, as gRPC has it; anything else is no word of it.
+fn timeout(value: &HeaderValue) -> Option<Duration> {
+    let value = value.to_str().ok().filter(|value| value.len() <= 9)?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3_600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
 }
 
 /// A call being answered. Gives its place back when it is answered, or when the caller goes away.
@@ -84,6 +103,7 @@ where
 pub(crate) struct Call<F> {
     progress: Progress<F>,
     path: Option<PathAndQuery>,
+    deadline: Deadline,
     guard: Arc<Guard>,
 }
 
@@ -97,34 +117,58 @@ enum Progress<F> {
     },
 }
 
+/// Until when the caller waits. A timer is set only where the call does.
+#[derive(Debug)]
+enum Deadline {
+    In(Option<Duration>),
+    At(Pin<Box<Sleep>>),
+}
+
+impl Deadline {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::In(Some(timeout)) = self {
+            *self = Self::At(Box::pin(sleep(*timeout)));
+        }
+        match self {
+            Self::In(_) => Poll::Pending,
+            Self::At(sleep) => sleep.as_mut().poll(cx),
+        }
+    }
+}
+
 impl<F> Future for Call<F>
 where
-    F: Future<Output = Result<http::Response<Body>, Infallible>> + Unpin,
+    F: Future<Output = Result<Response<Reply>, Infallible>> + Unpin,
 {
-    type Output = Result<http::Response<Body>, Infallible>;
+    type Output = Result<Response<Reply>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answered = match &mut self.progress {
+        let this = &mut *self;
+        let answered = match &mut this.progress {
             Progress::Refused => {
-                self.guard.metrics.on_bound_reached(ServerBound::CallsInFlight);
+                this.guard.metrics.on_bound_reached(ServerBound::CallsInFlight);
                 let message = "too many calls are in flight (bounds.calls_in_flight)";
                 Ok(error::unavailable(error::TOO_BUSY, message, BUSY_RETRY).into_http())
             }
             Progress::Running { call, .. } => match catch_unwind(AssertUnwindSafe(|| Pin::new(call).poll(cx))) {
-                Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(answered)) => answered,
+                Ok(Poll::Pending) if this.deadline.poll(cx).is_pending() => return Poll::Pending,
+                Ok(Poll::Pending) => Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http()),
                 Err(panic) => Ok(internal(panic.as_ref()).into_http()),
             },
         };
-        let path = self.path.as_ref().map_or("", PathAndQuery::path);
-        Poll::Ready(answered.map(|response| self.guard.on_answer(path, response)))
+        let path = this.path.as_ref().map_or("", PathAndQuery::path);
+        Poll::Ready(answered.map(|response| this.guard.on_answer(path, response)))
     }
 }
 
 impl Guard {
     /// Counts the error in `response`, if there is one, and completes it where tonic made it. Errors of streams that come
     /// after their first answer are not seen here.
-    fn on_answer(&self, path: &str, response: http::Response<Body>) -> http::Response<Body> {
+    fn on_answer(&self, path: &str, response: Response<Reply>) -> Response<Reply> {
+        if !response.body().is_generated() {
+            return response;
+        }
         // An answered call has its status in trailers: only an error is in the headers.
         let Some(status) = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok)
         else {

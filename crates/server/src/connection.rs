@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep};
-use tonic::transport::server::Connected;
 
 /// A client speaks first, and soon: whoever connects and says nothing for this long gives up its place.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
@@ -126,14 +125,10 @@ impl Connection {
         let peer = Peer::of(&stream);
         Ok(Self { stream, peer, silence: Some(Box::pin(sleep(FIRST_BYTE))), _places: places })
     }
-}
 
-impl Connected for Connection {
-    /// In the extensions of every request.
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    /// Who is at the other end.
+    pub(crate) const fn peer(&self) -> &Peer {
+        &self.peer
     }
 }
 

@@ -1,35 +1,37 @@
 //! `RateLimiterService`: parse, ask the store, answer.
 //!
 //! Each call is one pass: wire message → [`tidegate_proto::convert`] → [`Store`] → count → wire message. Nothing is
-//! decided here. The passes are here; how they come in and go out is in `service` one by one, in `batch` many in a message,
-//! and in `pipeline` many on a stream.
+//! decided here. How calls come in and go out is in `quick` for those that come by the million, in `service` for all of them one by one,
+//! in `batch` for many in a message that have to wait, and in `pipeline` for many on a stream.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_core::ask::Request as Ask;
 use tidegate_core::decision::{Answer, Denied};
-use tidegate_core::headers::{self, HeaderUnit};
+use tidegate_core::headers::HeaderUnit;
 use tidegate_core::policy::UnknownAccounts;
 use tidegate_core::state::SettleCounts;
 use tidegate_core::window::Window;
 use tidegate_proto::convert::{self, TtlRange};
 use tidegate_proto::error;
 use tidegate_proto::v1::{
-    CheckAndReserveRequest, CheckAndReserveResponse, GetLimitsRequest, GetLimitsResponse, HttpHeader, ReleaseRequest,
+    CheckAndReserveRequest, CheckAndReserveResponse, GetLimitsRequest, GetLimitsResponse, ReleaseRequest,
     ReleaseResponse, ReportPressureRequest, ReportPressureResponse, ReportProgressRequest, ReportProgressResponse,
     ResponseView, SettleOutcome, SettleRequest, SettleResponse,
 };
-use tidegate_store::{EndError, ReserveError, Store};
+use tidegate_proto::wire::CheckAndReserve;
+use tidegate_store::{Booked, EndError, ReserveError, Reserved, Store};
 use tonic::Status;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::connection::Places;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
 mod batch;
-mod pipeline;
+pub(crate) mod pipeline;
+pub(crate) mod quick;
 mod service;
 
 /// When a call whose request id is being decided elsewhere is to be made again: by then a sidecar that does not answer counts as gone.
@@ -62,16 +64,6 @@ impl<S> Limiter<S> {
     ) -> Self {
         Self { store, clock, metrics, ttl, unit, calls, readiness }
     }
-
-    #[cfg(feature = "test-clock")]
-    pub(crate) fn store(&self) -> Arc<S> {
-        Arc::clone(&self.store)
-    }
-
-    #[cfg(feature = "test-clock")]
-    pub(crate) fn clock(&self) -> Clock {
-        self.clock.clone()
-    }
 }
 
 impl<S> Clone for Limiter<S> {
@@ -88,42 +80,45 @@ impl<S> Clone for Limiter<S> {
 }
 
 impl<S: Store> Limiter<S> {
+    /// Advances a test clock to the time that a call names.
+    #[cfg(feature = "test-clock")]
+    pub(crate) fn advance(&self, headers: &http::HeaderMap) -> Result<(), Status> {
+        crate::test_time::advance_by(headers, self.store.as_ref(), &self.clock)
+    }
+
     async fn check(&self, wire: &CheckAndReserveRequest) -> Result<CheckAndReserveResponse, Status> {
         let read = self.clock.read();
-        let view = convert::view(wire)?;
-        let ask = convert::check_and_reserve(wire, self.ttl)?;
-        let reserved = self.store.check_and_reserve(read.now, &ask).await.map_err(|failure| match failure {
-            ReserveError::RequestIdTaken => error::already_exists(error::REQUEST_ID_REUSED, failure.to_string()),
-            ReserveError::Undecided => {
-                error::unavailable(error::REQUEST_ID_PENDING, failure.to_string(), REQUEST_ID_RETRY)
-            }
-        })?;
+        let (view, ask) = self.parsed(&wire.into())?;
+        let reserved = self.store.check_and_reserve(read.now, &ask).await.map_err(undecided)?;
         let answer = &reserved.answer;
-        if let Err(denied) = &answer.outcome {
-            log_denial(&ask, answer, denied, reserved.shadow);
-        }
-        let id = reserved.reservation_id.unwrap_or_default();
-        let headers = self.headers(answer, view, reserved.shadow);
+        let id = reserved.id_text(ask.key).unwrap_or_default();
+        let headers = match view {
+            // None in a view without headers: to render them costs as much as to decide.
+            ResponseView::Windows | ResponseView::Decision => Vec::new(),
+            ResponseView::Unspecified | ResponseView::Full | ResponseView::Headers => {
+                convert::http_headers(answer, self.unit, reserved.shadow)
+            }
+        };
         let response = if reserved.shadow {
             convert::shadow_response(answer, id, headers, view)
         } else {
             convert::check_and_reserve_response(answer, id, headers, view)
         };
-        self.metrics.on_decision(ask.service_tier, answer, reserved.shadow, self.clock.seconds_since(&read));
+        self.on_decided(&read, &ask, &reserved);
         Ok(response)
     }
 
-    /// None in a view without headers: to render them costs as much as to decide.
-    fn headers(&self, answer: &Answer, view: ResponseView, shadow: bool) -> Vec<HttpHeader> {
-        match view {
-            ResponseView::Windows | ResponseView::Decision => Vec::new(),
-            ResponseView::Unspecified | ResponseView::Full | ResponseView::Headers if shadow => {
-                convert::http_headers(headers::render_shadow(answer, self.unit))
-            }
-            ResponseView::Unspecified | ResponseView::Full | ResponseView::Headers => {
-                convert::http_headers(headers::render(answer, self.unit))
-            }
+    fn parsed<'a>(&self, call: &CheckAndReserve<'a>) -> Result<(ResponseView, Ask<'a>), Status> {
+        Ok((convert::view(call.view)?, convert::check_and_reserve(*call, self.ttl)?))
+    }
+
+    /// A call that came at `read` was answered.
+    fn on_decided(&self, read: &Reading, ask: &Ask<'_>, reserved: &Reserved) {
+        if let Err(denied) = &reserved.answer.outcome {
+            log_denial(ask, &reserved.answer, denied, reserved.shadow);
         }
+        let seconds = self.clock.seconds_since(read);
+        self.metrics.on_decision(ask.service_tier, &reserved.answer, reserved.shadow, seconds);
     }
 
     async fn progress(&self, wire: &ReportProgressRequest) -> Result<ReportProgressResponse, Status> {
@@ -146,11 +141,15 @@ impl<S: Store> Limiter<S> {
             generated_tokens: settlement.generated_tokens,
         };
         let booked = self.store.settle(now, settlement.reservation_id, counts).await;
-        let Some(booked) = of_reservation(booked)? else {
-            return Ok(SettleResponse { outcome: SettleOutcome::Applied.into(), clamped: false });
-        };
+        let (outcome, clamped) = self.on_booked(of_reservation(booked)?);
+        Ok(SettleResponse { outcome: outcome.into(), clamped })
+    }
+
+    /// A settlement was booked; what is told of it.
+    fn on_booked(&self, booked: Option<Booked>) -> (SettleOutcome, bool) {
+        let Some(booked) = booked else { return (SettleOutcome::Applied, false) };
         self.metrics.on_settled(&booked);
-        Ok(SettleResponse { outcome: convert::settle_outcome(booked.outcome).into(), clamped: booked.clamped })
+        (convert::settle_outcome(booked.outcome), booked.clamped)
     }
 
     async fn released(&self, wire: &ReleaseRequest) -> Result<ReleaseResponse, Status> {
@@ -180,6 +179,14 @@ impl<S: Store> Limiter<S> {
         let taken = self.store.report_pressure(now, &report).await;
         taken.map_err(|full| error::failed_precondition(error::PRESSURE_FULL, full.to_string()))?;
         Ok(ReportPressureResponse {})
+    }
+}
+
+/// The status of a request that was not decided.
+fn undecided(failure: ReserveError) -> Status {
+    match failure {
+        ReserveError::RequestIdTaken => error::already_exists(error::REQUEST_ID_REUSED, failure.to_string()),
+        ReserveError::Undecided => error::unavailable(error::REQUEST_ID_PENDING, failure.to_string(), REQUEST_ID_RETRY),
     }
 }
 

@@ -24,13 +24,15 @@ use crate::banner::{self, Served};
 use crate::calls::{Guard, Guarded};
 use crate::clock::{self, Clock};
 use crate::config::{Bounds, Config, ProcessSettings};
-use crate::connection::{Accepted, Connection, Place, Places};
+use crate::connection::{Accepted, Connection, Peer, Place, Places};
+use crate::front::Front;
 use crate::http::Probes;
 use crate::limiter::Limiter;
 use crate::listen::Listeners;
 use crate::metrics::{MOST_DEPLOYMENTS, Metrics, Now, ServerBound};
 use crate::pressure::scrape;
 use crate::readiness::{Life, Readiness};
+use crate::services::Generated;
 use crate::threads::{Grpc, Threads};
 use crate::{logging, services, signals};
 
@@ -248,7 +250,11 @@ impl<S: Store> Shell<'_, S> {
             let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
             let routes = services::admin(store, self.clock.clone(), metrics, bounds, &self.readiness);
             let guard = self.guard(None, services::admin_message);
-            admin.spawn(self.grpc(Guarded::new(routes, guard)).serve(queue));
+            let service = move |peer: &Peer| {
+                let (routes, peer) = (routes.clone(), peer.clone());
+                Guarded::new(Generated { routes, peer }, Arc::clone(&guard))
+            };
+            admin.spawn(self.grpc(service).serve(queue));
             let here = Places::new(OPERATOR_CONNECTIONS);
             let deal = move |accepted, place| {
                 // It fails when the server has stopped; then the connection came too late.
@@ -296,24 +302,25 @@ impl<S: Store> Shell<'_, S> {
         });
     }
 
-    fn limiter(&self) -> Grpc {
+    fn limiter(&self) -> Grpc<impl Fn(&Peer) -> Guarded<Front<S>> + Clone + Send + 'static> {
         let bounds = &self.settings.bounds;
         let ttl = TtlRange { default: bounds.reservation_ttl, ..TtlRange::default() };
         let (store, metrics) = (Arc::clone(&self.store), Arc::clone(&self.metrics));
         let wire = (ttl, self.settings.header_unit);
         let (calls, readiness) = (self.calls.clone(), self.readiness.clone());
         let limiter = Limiter::new(store, self.clock.clone(), metrics, wire, calls, readiness);
-        let routes = services::limiter(limiter, bounds, &self.readiness);
-        self.grpc(Guarded::new(routes, self.guard(Some(self.calls.clone()), services::limiter_message)))
+        let front = services::limiter(limiter, *bounds, &self.readiness);
+        let guard = self.guard(Some(self.calls.clone()), services::limiter_message);
+        self.grpc(move |_: &Peer| Guarded::new(front.clone(), Arc::clone(&guard)))
     }
 
     fn guard(&self, calls: Option<Places>, message: fn(&Bounds, &str) -> (ServerBound, usize)) -> Arc<Guard> {
         Arc::new(Guard { metrics: Arc::clone(&self.metrics), calls, message, bounds: self.settings.bounds })
     }
 
-    fn grpc(&self, routes: Guarded<tonic::service::Routes>) -> Grpc {
+    fn grpc<F>(&self, service: F) -> Grpc<F> {
         Grpc {
-            routes,
+            service,
             streams_per_connection: self.settings.bounds.streams_per_connection,
             readiness: self.readiness.clone(),
             drain: self.settings.drain,

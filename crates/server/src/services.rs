@@ -1,7 +1,13 @@
 //! Which gRPC services stand on which listener: the limiter's and the admin's, each with health and reflection.
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::Service;
 use prost_types::FileDescriptorSet;
 use tidegate_proto::v1::admin_service_server::{AdminServiceServer, SERVICE_NAME as ADMIN};
 use tidegate_proto::v1::rate_limiter_service_server::{RateLimiterServiceServer, SERVICE_NAME as LIMITER};
@@ -15,10 +21,13 @@ use crate::admin::Admin;
 use crate::admin::watch::Watches;
 use crate::clock::Clock;
 use crate::config::Bounds;
+use crate::connection::Peer;
+use crate::front::Front;
 use crate::health::HealthService;
 use crate::limiter::Limiter;
 use crate::metrics::{Metrics, ServerBound};
 use crate::readiness::Readiness;
+use crate::reply::Reply;
 #[cfg(feature = "test-clock")]
 use crate::test_time;
 
@@ -43,20 +52,14 @@ pub(crate) const fn admin_message(bounds: &Bounds, _: &str) -> (ServerBound, usi
 }
 
 /// What the limiter's listeners serve.
-pub(crate) fn limiter<S: Store>(limiter: Limiter<S>, bounds: &Bounds, readiness: &Readiness) -> Routes {
-    #[cfg(feature = "test-clock")]
-    let advance = test_time::advance(limiter.store(), limiter.clock());
-    let service = |bytes| {
-        let service = RateLimiterServiceServer::new(limiter.clone()).max_decoding_message_size(bytes);
-        #[cfg(feature = "test-clock")]
-        let service = InterceptedService::new(service, advance.clone());
-        service
-    };
+pub(crate) fn limiter<S: Store>(limiter: Limiter<S>, bounds: Bounds, readiness: &Readiness) -> Front<S> {
+    let service = |bytes| RateLimiterServiceServer::new(limiter.clone()).max_decoding_message_size(bytes);
     let mut router = Routes::new(service(bounds.limiter_message_bytes)).into_axum_router();
     for path in BATCHES {
         router = router.route_service(path, service(bounds.batch_message_bytes));
     }
-    with_health_and_reflection(Routes::from(router), LIMITER, readiness)
+    let routes = with_health_and_reflection(Routes::from(router), LIMITER, readiness);
+    Front::new(limiter, routes, bounds)
 }
 
 /// What the admin listener serves.
@@ -75,6 +78,26 @@ pub(crate) fn admin<S: Store>(
     #[cfg(feature = "test-clock")]
     let service = InterceptedService::new(service, advance);
     with_health_and_reflection(Routes::new(service), ADMIN, readiness)
+}
+
+/// Generated services as they are, which find in each call who made it.
+#[derive(Clone, Debug)]
+pub(crate) struct Generated {
+    pub(crate) routes: Routes,
+    pub(crate) peer: Peer,
+}
+
+impl Service<Request<Incoming>> for Generated {
+    type Response = Response<Reply>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Reply>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut request = request.map(tonic::body::Body::new);
+        request.extensions_mut().insert(self.peer.clone());
+        let answer = tower::Service::call(&mut self.routes.clone(), request);
+        Box::pin(async move { answer.await.map(|response| response.map(Reply::Generated)) })
+    }
 }
 
 fn with_health_and_reflection(routes: Routes, service: &'static str, readiness: &Readiness) -> Routes {

@@ -19,11 +19,16 @@ pub(crate) fn advance<S: Store>(
     clock: Clock,
 ) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone + Send + Sync + 'static {
     move |request| {
-        if let Some(micros) = request.metadata().get(METADATA) {
-            let micros = micros.to_str().ok().and_then(|digits| digits.parse().ok());
-            let micros = micros.ok_or_else(|| error::invalid_field(METADATA, "must be microseconds since 1970"))?;
-            clock.advance_to(Timestamp::from_micros(micros), |at| store.on_tick(at));
-        }
+        advance_by(request.metadata().as_ref(), store.as_ref(), &clock)?;
         Ok(request)
     }
+}
+
+/// The same, by the headers of a call.
+pub(crate) fn advance_by<S: Store>(headers: &http::HeaderMap, store: &S, clock: &Clock) -> Result<(), Status> {
+    let Some(micros) = headers.get(METADATA) else { return Ok(()) };
+    let micros = micros.to_str().ok().and_then(|digits| digits.parse().ok());
+    let micros = micros.ok_or_else(|| error::invalid_field(METADATA, "must be microseconds since 1970"))?;
+    clock.advance_to(Timestamp::from_micros(micros), |at| store.on_tick(at));
+    Ok(())
 }

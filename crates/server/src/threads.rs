@@ -2,40 +2,30 @@
 //!
 //! Rejected: one multi-threaded runtime, which was measured at 0.55 to 0.72 of this throughput under tonic.
 
+use std::convert::Infallible;
 use std::io;
 use std::num::NonZeroUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::Service;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::sleep;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::service::Routes;
-use tonic::transport::Server;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::calls::Guarded;
-use crate::connection::{Accepted, Connection, ConnectionPlaces, Place, Places};
+use crate::connection::{Accepted, Connection, ConnectionPlaces, Peer, Place, Places};
+use crate::http2;
 use crate::readiness::Readiness;
-
-/// A peer is asked for a sign of life after this long without one...
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// ... and its connection is closed, and its place free, when none came for this long.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Bytes of a call's headers.
-const MAX_HEADER_LIST_BYTES: u32 = 16 * 1_024;
-/// Bytes that a client may have under way on one stream that is not read: a pipeline with as many calls in flight as it may have. h2 bounds
-/// small frames as well as bytes, and closes a connection with more of them unread than half its window pays for, at 256 bytes
-/// each: messages of 30 bytes that fill a stream's window come to 500 kB.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1_024;
-/// See [`STREAM_WINDOW_BYTES`].
-const CONNECTION_WINDOW_BYTES: u32 = 2 * 1_024 * 1_024;
+use crate::reply::Reply;
 
 /// gRPC over accepted connections: what is served, and until when.
 #[derive(Clone, Debug)]
-pub(crate) struct Grpc {
-    pub(crate) routes: Guarded<Routes>,
+pub(crate) struct Grpc<F> {
+    /// The service of a connection, by who is at its other end.
+    pub(crate) service: F,
     pub(crate) streams_per_connection: u32,
     pub(crate) readiness: Readiness,
     /// Time that calls in flight get once the process is stopping.
@@ -45,28 +35,41 @@ pub(crate) struct Grpc {
 /// Connections on their way to a thread. Not bounded itself: each has its place among the connections that are.
 pub(crate) type Queue = UnboundedReceiver<(Accepted, ConnectionPlaces)>;
 
-impl Grpc {
+impl<F, S> Grpc<F>
+where
+    F: Fn(&Peer) -> S + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible> + Send + 'static,
+    S::Future: Send + 'static,
+{
     /// Serves what comes out of `queue`; once the process is stopping, answers what is in flight and returns, at the latest
     /// when the drain is over.
-    pub(crate) async fn serve(self, queue: Queue) {
-        let connections =
-            UnboundedReceiverStream::new(queue).map(|(accepted, places)| Connection::register(accepted, places));
-        let served = Server::builder()
-            .max_concurrent_streams(self.streams_per_connection)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keepalive_interval(Some(PING_INTERVAL))
-            .http2_keepalive_timeout(Some(PING_TIMEOUT))
-            .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
-            .serve_with_incoming_shutdown(self.routes, connections, self.readiness.stopping());
-        let (stopping, drain) = (self.readiness.stopping(), self.drain);
-        tokio::select! {
-            served = served => if let Err(error) = served {
-                tracing::error!(%error, "a listener ended");
-            },
-            () = async { stopping.await; sleep(drain).await } => {
-                tracing::warn!(?drain, "connections were still open when the drain was over");
+    pub(crate) async fn serve(self, mut queue: Queue) {
+        let mut connections = JoinSet::new();
+        let mut stopping = std::pin::pin!(self.readiness.stopping());
+        loop {
+            tokio::select! {
+                () = &mut stopping => break,
+                Some((accepted, places)) = queue.recv() => {
+                    connections.spawn(self.clone().serve_one(accepted, places));
+                }
+                Some(_) = connections.join_next() => {}
             }
+        }
+        let drained = async { while connections.join_next().await.is_some() {} };
+        if timeout(self.drain, drained).await.is_err() {
+            tracing::warn!(drain = ?self.drain, "connections were still open when the drain was over");
+        }
+    }
+
+    async fn serve_one(self, accepted: Accepted, places: ConnectionPlaces) {
+        let connection = match Connection::register(accepted, places) {
+            Ok(connection) => connection,
+            Err(error) => return tracing::warn!(%error, "cannot serve a connection"),
+        };
+        let service = (self.service)(connection.peer());
+        let served = http2::serve(connection, service, self.streams_per_connection, self.readiness.stopping()).await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection ended");
         }
     }
 }
@@ -87,7 +90,12 @@ impl Threads {
     ///
     /// # Errors
     /// The system's: no threads or no file descriptors are left.
-    pub(crate) fn spawn(count: NonZeroUsize, grpc: &Grpc) -> io::Result<Self> {
+    pub(crate) fn spawn<F, S>(count: NonZeroUsize, grpc: &Grpc<F>) -> io::Result<Self>
+    where
+        F: Fn(&Peer) -> S + Clone + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible> + Send + 'static,
+        S::Future: Send + 'static,
+    {
         let spawn = |number: usize| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let (sender, queue) = unbounded_channel();

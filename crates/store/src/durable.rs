@@ -355,6 +355,19 @@ impl Store for DurableStore {
         self.table.check_and_reserve(now, request)
     }
 
+    fn check_and_reserve_now(&self, now: Timestamp, request: &Request<'_>) -> Option<Result<Reserved, ReserveError>> {
+        self.table.check_and_reserve_now(now, request)
+    }
+
+    fn settle_now(
+        &self,
+        now: Timestamp,
+        reservation_id: &str,
+        counts: SettleCounts,
+    ) -> Option<Result<Booked, EndError>> {
+        self.table.settle_now(now, reservation_id, counts)
+    }
+
     fn report_progress(
         &self,
         now: Timestamp,

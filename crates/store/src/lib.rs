@@ -31,6 +31,7 @@ mod timers;
 pub use changes::{Author, Change, ChangeLog, ChangePage, ChangeQuery};
 pub use durable::DiskStats;
 pub use fleet::FleetStats;
+pub use reservation_id::ReservationId;
 
 /// The state of every limit key, and the policy that bounds them.
 ///
@@ -42,6 +43,24 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
         request: &Request<'_>,
     ) -> impl Future<Output = Result<Reserved, ReserveError>> + Send;
+
+    /// The same where nothing has to be waited for; `None`: nothing was done, and [`Store::check_and_reserve`] is to be called. Callers
+    /// of many need no future for each.
+    fn check_and_reserve_now(&self, now: Timestamp, request: &Request<'_>) -> Option<Result<Reserved, ReserveError>> {
+        let _ = (now, request);
+        None
+    }
+
+    /// [`Store::settle`] where nothing has to be waited for; `None`: nothing was done, and that is to be called.
+    fn settle_now(
+        &self,
+        now: Timestamp,
+        reservation_id: &str,
+        counts: SettleCounts,
+    ) -> Option<Result<Booked, EndError>> {
+        let _ = (now, reservation_id, counts);
+        None
+    }
 
     /// Books `generated_tokens`, the total since admission, and renews the reservation's TTL (C3, C7).
     fn report_progress(
@@ -128,10 +147,18 @@ pub struct Reserved {
     /// Decision and windows.
     pub answer: Answer,
     /// Names the reservation in later calls; `None` on a denial that is enforced.
-    pub reservation_id: Option<String>,
+    pub reservation_id: Option<ReservationId>,
     /// Whether the answer is a denial that is not enforced: the caller is told ALLOW, nothing was reserved, and later calls
     /// with this id are [`EndError::NothingReserved`].
     pub shadow: bool,
+}
+
+impl Reserved {
+    /// The reservation's id written out, where `key` is that of the request; `None` on a denial that is enforced.
+    #[must_use]
+    pub fn id_text(&self, key: KeyRef<'_>) -> Option<String> {
+        self.reservation_id.map(|id| id.text(key))
+    }
 }
 
 /// Why a request was not decided; nothing changed.

@@ -247,6 +247,10 @@ impl MemoryStore {
         hasher.finish128().as_u128()
     }
 
+    fn settled(&self, now: Timestamp, reservation_id: &str, counts: &SettleCounts) -> Result<Booked, EndError> {
+        self.book(now, reservation_id, |state, rules, ticket| state.settle(now, rules, ticket, counts))
+    }
+
     /// What is bounded.
     pub(crate) const fn bounds(&self) -> &MemoryBounds {
         &self.bounds
@@ -271,6 +275,19 @@ impl Store for MemoryStore {
         ready(self.reserve(now, request))
     }
 
+    fn check_and_reserve_now(&self, now: Timestamp, request: &Request<'_>) -> Option<Result<Reserved, ReserveError>> {
+        Some(self.reserve(now, request))
+    }
+
+    fn settle_now(
+        &self,
+        now: Timestamp,
+        reservation_id: &str,
+        counts: SettleCounts,
+    ) -> Option<Result<Booked, EndError>> {
+        Some(self.settled(now, reservation_id, &counts))
+    }
+
     fn report_progress(
         &self,
         now: Timestamp,
@@ -288,7 +305,7 @@ impl Store for MemoryStore {
         reservation_id: &str,
         counts: SettleCounts,
     ) -> impl Future<Output = Result<Booked, EndError>> + Send {
-        ready(self.book(now, reservation_id, |state, rules, ticket| state.settle(now, rules, ticket, &counts)))
+        ready(self.settled(now, reservation_id, &counts))
     }
 
     fn release(

@@ -2,15 +2,16 @@
 //!
 //! An id says everything that another replica needs to settle it: limit key, admission time, TTL, what was reserved, and its
 //! number. A keyed checksum (SipHash-2-4, 128 bits) over all of it keeps strangers from making one. Written in URL-safe
-//! base64 without padding: at most 1,124 characters.
+//! base64 without padding: at most 1,130 characters.
 
+use std::fmt;
 use std::hash::Hasher;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use siphasher::sip128::{Hasher128, SipHasher24};
-use tidegate_core::key::{KeyRef, LimitKey};
+use tidegate_core::key::{KeyRef, LimitKey, MAX_NAME_BYTES};
 use tidegate_core::reservation::{Number, Ticket};
 use tidegate_core::time::{Timestamp, micros};
 use tidegate_core::window::Tokens;
@@ -23,9 +24,28 @@ const VERSION: u8 = 1;
 /// Bytes of the checksum, at the end.
 const CHECKSUM_BYTES: usize = 16;
 
+/// Longest names of a key, in bytes, all three together.
+const MAX_NAMES_BYTES: usize = 3 * MAX_NAME_BYTES;
+/// Bytes beside the names: the version, their lengths, seven numbers, the checksum.
+const OTHER_BYTES: usize = 1 + 3 * 2 + 7 * 8 + CHECKSUM_BYTES;
+
 /// The key of the checksum. A durable or shared store keeps it; the memory store draws one at each start.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ChecksumKey([u8; 16]);
+
+/// It is a secret.
+impl fmt::Debug for ChecksumKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ChecksumKey(..)")
+    }
+}
+
+/// The id of a reservation, not written out yet: that costs as much as the decision, and who writes it has a place for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReservationId {
+    secret: ChecksumKey,
+    ticket: Ticket,
+}
 
 impl ChecksumKey {
     /// The key made of these 16 secret bytes.
@@ -87,40 +107,70 @@ impl ChecksumKeys {
     }
 }
 
-/// The id of `ticket`, a reservation of `key`.
-#[must_use]
-pub fn encode(secret: &ChecksumKey, key: KeyRef<'_>, ticket: &Ticket) -> String {
-    let mut bytes = Vec::with_capacity(128);
-    bytes.push(VERSION);
-    for name in [key.account(), key.model(), key.variant()] {
-        // A name has at most 256 bytes.
-        bytes.extend_from_slice(&u16::try_from(name.len()).unwrap_or(u16::MAX).to_be_bytes());
-        bytes.extend_from_slice(name.as_bytes());
+impl ReservationId {
+    /// The id of `ticket`.
+    #[must_use]
+    pub const fn new(secret: ChecksumKey, ticket: Ticket) -> Self {
+        Self { secret, ticket }
     }
-    for number in [
-        ticket.admitted_at.as_micros(),
-        micros(ticket.ttl),
-        ticket.number.incarnation,
-        ticket.number.sequence,
-        ticket.reserved.prompt,
-        ticket.reserved.uncached_prompt,
-        ticket.reserved.generated,
-    ] {
-        bytes.extend_from_slice(&number.to_be_bytes());
+
+    /// How many characters it has for a reservation of `key`: at most 1,130.
+    #[must_use]
+    pub const fn len(key: KeyRef<'_>) -> usize {
+        let names = key.account().len() + key.model().len() + key.variant().len();
+        ((names + OTHER_BYTES) * 8).div_ceil(6)
     }
-    let checksum = secret.checksum(&bytes);
-    bytes.extend_from_slice(&checksum.to_be_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
+
+    /// Writes it, for a reservation of `key`, into `out`, which has [`ReservationId::len`] bytes.
+    ///
+    /// # Panics
+    /// `out` has fewer.
+    pub fn write(&self, key: KeyRef<'_>, out: &mut [u8]) {
+        let Self { secret, ticket } = self;
+        let mut bytes = [0; MAX_NAMES_BYTES + OTHER_BYTES];
+        let mut length = 0;
+        let mut push = |part: &[u8]| {
+            bytes[length..length + part.len()].copy_from_slice(part);
+            length += part.len();
+        };
+        push(&[VERSION]);
+        for name in [key.account(), key.model(), key.variant()] {
+            // A name has at most 256 bytes.
+            push(&u16::try_from(name.len()).unwrap_or(u16::MAX).to_be_bytes());
+            push(name.as_bytes());
+        }
+        for number in [
+            ticket.admitted_at.as_micros(),
+            micros(ticket.ttl),
+            ticket.number.incarnation,
+            ticket.number.sequence,
+            ticket.reserved.prompt,
+            ticket.reserved.uncached_prompt,
+            ticket.reserved.generated,
+        ] {
+            push(&number.to_be_bytes());
+        }
+        let (signed, rest) = bytes.split_at_mut(length);
+        rest[..CHECKSUM_BYTES].copy_from_slice(&secret.checksum(signed).to_be_bytes());
+        let written = URL_SAFE_NO_PAD.encode_slice(&bytes[..length + CHECKSUM_BYTES], out);
+        written.expect("the caller has room for it");
+    }
+
+    /// The same, for a reservation of `key`, as text of its own.
+    #[must_use]
+    pub fn text(&self, key: KeyRef<'_>) -> String {
+        let mut text = vec![0; Self::len(key)];
+        self.write(key, &mut text);
+        String::from_utf8(text).expect("base64 is ASCII")
+    }
 }
 
 /// What `id` says, if it was made with `secret`.
 #[must_use]
 pub fn decode(secret: &ChecksumKey, id: &str) -> Option<(LimitKey, Ticket)> {
-    if id.len() > MAX_ID_BYTES {
-        return None;
-    }
-    let bytes = URL_SAFE_NO_PAD.decode(id).ok()?;
-    let (signed, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM_BYTES)?)?;
+    let mut bytes = [0; MAX_ID_BYTES];
+    let length = URL_SAFE_NO_PAD.decode_slice(id, &mut bytes).ok()?;
+    let (signed, checksum) = bytes[..length].split_at_checked(length.checked_sub(CHECKSUM_BYTES)?)?;
     // One comparison of two integers: its time says nothing about where they differ.
     if secret.checksum(signed) ^ u128::from_be_bytes(checksum.try_into().ok()?) != 0 {
         return None;
@@ -169,8 +219,8 @@ mod tests {
         let long = "é".repeat(128);
         let key = KeyRef::new(&long, &long, &long).expect("256 bytes");
         let secret = ChecksumKey::new([3; 16]);
-        let id = encode(&secret, key, &ticket());
-        assert!(id.len() <= MAX_ID_BYTES, "{}", id.len());
+        let id = ReservationId::new(secret, ticket()).text(key);
+        assert!(id.len() == 1_130 && id.len() <= MAX_ID_BYTES, "{}", id.len());
         assert_eq!(decode(&secret, &id), Some((key.to_owned(), ticket())));
     }
 
@@ -178,7 +228,7 @@ mod tests {
     fn no_character_can_be_changed_and_no_other_key_fits() {
         let key = KeyRef::new("acme", "opus", "").expect("well formed");
         let secret = ChecksumKey::new([3; 16]);
-        let id = encode(&secret, key, &ticket());
+        let id = ReservationId::new(secret, ticket()).text(key);
         assert!(decode(&ChecksumKey::new([4; 16]), &id).is_none());
         for at in 0..id.len() {
             for other in ["A", "z", "_", "!", ""] {

@@ -120,10 +120,10 @@ mod tests {
         for minute in 1_000..1_200 {
             denied.add(at(minute), tokens(minute));
         }
-        let sum = (1_140..1_200).sum();
+        let sum: u64 = (1_140..1_200).sum();
         assert_eq!(denied.hour(at(1_199)), Tokens::new(sum, 0, 60));
         // The hour of a list's first page, a quarter of an hour later.
-        let earlier = (1_125..1_185).sum();
+        let earlier: u64 = (1_125..1_185).sum();
         assert_eq!(denied.hour(at(1_184)).prompt, earlier);
         assert_eq!(denied.hour(at(1_258)), tokens(1_199));
         assert_eq!(denied.hour(at(1_259)), Tokens::default());

@@ -1,6 +1,7 @@
 //! The core's answers into wire messages. Nothing here can fail.
 
 use tidegate_core::decision::{Answer, Denial, SettleOutcome, WindowStatus};
+use tidegate_core::headers::{self, HeaderUnit};
 use tidegate_core::window::{PerWindow, Tokens};
 
 use super::{time, window};
@@ -65,11 +66,17 @@ pub fn window_statuses(windows: &PerWindow<WindowStatus>) -> Vec<v1::WindowStatu
         .collect()
 }
 
-/// Headers as rendered by the core, lower-case names, in their order.
-pub fn http_headers<N: Into<String>, V: Into<String>>(
-    headers: impl IntoIterator<Item = (N, V)>,
-) -> Vec<v1::HttpHeader> {
-    headers.into_iter().map(|(name, value)| v1::HttpHeader { name: name.into(), value: value.into() }).collect()
+/// The headers of `answer`, of a denial that is not enforced where it is in `shadow`, in their order.
+#[must_use]
+pub fn http_headers(answer: &Answer, unit: HeaderUnit, shadow: bool) -> Vec<v1::HttpHeader> {
+    let mut headers = Vec::with_capacity(12);
+    let say = |name: &str, value: &str| headers.push(v1::HttpHeader { name: name.into(), value: value.into() });
+    if shadow {
+        headers::render_shadow(answer, unit, say)
+    } else {
+        headers::render(answer, unit, say)
+    }
+    headers
 }
 
 /// Tokens per window.
@@ -88,7 +95,7 @@ pub const fn settle_outcome(outcome: SettleOutcome) -> v1::SettleOutcome {
     }
 }
 
-const fn decision(denial: Denial) -> v1::Decision {
+pub(crate) const fn decision(denial: Denial) -> v1::Decision {
     match denial {
         Denial::WindowFull | Denial::ExceedsCurrentLimit | Denial::NeverFits => v1::Decision::RateLimited,
         Denial::Squeezed | Denial::Shed | Denial::Capacity(_) | Denial::StoreUnavailable => v1::Decision::Overloaded,
@@ -96,7 +103,7 @@ const fn decision(denial: Denial) -> v1::Decision {
     }
 }
 
-const fn reason(denial: Denial) -> v1::DenyReason {
+pub(crate) const fn reason(denial: Denial) -> v1::DenyReason {
     match denial {
         Denial::WindowFull => v1::DenyReason::WindowFull,
         Denial::ExceedsCurrentLimit => v1::DenyReason::ExceedsCurrentLimit,

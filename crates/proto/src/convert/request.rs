@@ -8,6 +8,8 @@ use tidegate_core::key::{KeyError, KeyRef};
 
 use super::{InvalidField, time, token_count};
 use crate::v1;
+use crate::wire::CheckAndReserve;
+use crate::wire::read::Names;
 
 /// Longest request id, in bytes.
 pub const MAX_REQUEST_ID_BYTES: usize = 64;
@@ -38,8 +40,9 @@ impl Default for TtlRange {
 ///
 /// # Errors
 /// Names the first field that is missing, malformed or out of range.
-pub fn check_and_reserve(wire: &v1::CheckAndReserveRequest, ttl: TtlRange) -> Result<Request<'_>, InvalidField> {
-    let key = limit_key(wire.key.as_ref())?;
+pub fn check_and_reserve<'a>(wire: impl Into<CheckAndReserve<'a>>, ttl: TtlRange) -> Result<Request<'a>, InvalidField> {
+    let wire = wire.into();
+    let key = named(wire.key)?;
     if wire.prompt_tokens == 0 {
         return Err(InvalidField::new("prompt_tokens", "must be at least 1"));
     }
@@ -55,7 +58,7 @@ pub fn check_and_reserve(wire: &v1::CheckAndReserveRequest, ttl: TtlRange) -> Re
         cached_prompt_tokens: wire.cached_prompt_tokens,
         max_generated_tokens,
         service_tier: service_tier(wire.service_tier)?,
-        request_id: request_id(&wire.request_id)?,
+        request_id: request_id(wire.request_id)?,
         ttl: reservation_ttl(wire.reservation_ttl.as_ref(), ttl)?,
     })
 }
@@ -65,8 +68,12 @@ pub fn check_and_reserve(wire: &v1::CheckAndReserveRequest, ttl: TtlRange) -> Re
 /// # Errors
 /// Names `key` where it is missing, else the first of its names that is not well formed.
 pub fn limit_key(wire: Option<&v1::LimitKey>) -> Result<KeyRef<'_>, InvalidField> {
-    let wire = wire.ok_or_else(|| InvalidField::new("key", "is required"))?;
-    KeyRef::new(&wire.account, &wire.model, &wire.variant).map_err(|KeyError { field, error }| {
+    named(wire.map(Names::from))
+}
+
+fn named(names: Option<Names<'_>>) -> Result<KeyRef<'_>, InvalidField> {
+    let names = names.ok_or_else(|| InvalidField::new("key", "is required"))?;
+    KeyRef::new(names.account, names.model, names.variant).map_err(|KeyError { field, error }| {
         let path = match field {
             "account" => "key.account",
             "model" => "key.model",
@@ -80,11 +87,11 @@ pub fn limit_key(wire: Option<&v1::LimitKey>) -> Result<KeyRef<'_>, InvalidField
 ///
 /// # Errors
 /// Names `view` where its value is not known.
-pub fn view(wire: &v1::CheckAndReserveRequest) -> Result<v1::ResponseView, InvalidField> {
-    match v1::ResponseView::try_from(wire.view) {
+pub fn view(wire: i32) -> Result<v1::ResponseView, InvalidField> {
+    match v1::ResponseView::try_from(wire) {
         Ok(v1::ResponseView::Unspecified) => Ok(v1::ResponseView::Full),
         Ok(view) => Ok(view),
-        Err(_) => Err(unknown("view", wire.view)),
+        Err(_) => Err(unknown("view", wire)),
     }
 }
 

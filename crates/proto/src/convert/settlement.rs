@@ -2,6 +2,7 @@
 
 use super::{InvalidField, token_count};
 use crate::v1;
+use crate::wire::Settle;
 
 /// Longest reservation id, in bytes.
 pub const MAX_RESERVATION_ID_BYTES: usize = 1_200;
@@ -44,10 +45,11 @@ pub fn progress(wire: &v1::ReportProgressRequest) -> Result<Progress<'_>, Invali
 ///
 /// # Errors
 /// Names the first field that is out of range.
-pub fn settle(wire: &v1::SettleRequest) -> Result<Settlement<'_>, InvalidField> {
+pub fn settle<'a>(wire: impl Into<Settle<'a>>) -> Result<Settlement<'a>, InvalidField> {
+    let wire = wire.into();
     let count = |count: Option<u64>, field| count.map(|count| token_count(count, field)).transpose();
     Ok(Settlement {
-        reservation_id: reservation_id(&wire.reservation_id)?,
+        reservation_id: reservation_id(wire.reservation_id)?,
         prompt_tokens: count(wire.prompt_tokens, "prompt_tokens")?,
         cached_prompt_tokens: count(wire.cached_prompt_tokens, "cached_prompt_tokens")?,
         generated_tokens: count(wire.generated_tokens, "generated_tokens")?,

@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use prost::Message as _;
 use tidegate_core::decision::{Allowed, Answer, Bound, Denial, Denied, ServiceTier, SettleOutcome, WindowStatus};
+use tidegate_core::headers::HeaderUnit;
 use tidegate_core::reservation::Number;
 use tidegate_core::time::Timestamp;
 use tidegate_core::window::{PerWindow, Tokens, Window};
@@ -45,7 +46,7 @@ fn a_bare_ask_gets_the_defaults() {
     assert_eq!((request.cached_prompt_tokens, request.max_generated_tokens, request.request_id), (None, None, None));
     assert_eq!(request.service_tier, ServiceTier::Standard);
     assert_eq!(request.ttl, Duration::from_secs(600));
-    assert_eq!(view(&wire), Ok(v1::ResponseView::Full));
+    assert_eq!(view(wire.view), Ok(v1::ResponseView::Full));
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn every_field_of_an_ask_arrives() {
     assert_eq!(request.service_tier, ServiceTier::Priority);
     assert_eq!(request.request_id, Some("~".repeat(64).as_str()));
     assert_eq!(request.ttl, Duration::from_secs(3_600));
-    assert_eq!(view(&wire), Ok(v1::ResponseView::Decision));
+    assert_eq!(view(wire.view), Ok(v1::ResponseView::Decision));
 }
 
 #[test]
@@ -104,11 +105,11 @@ fn unknown_enum_values_are_refused() {
     }
     for value in [5, -1, i32::MAX] {
         let wire = v1::CheckAndReserveRequest { view: value, ..ask() };
-        assert_eq!(view(&wire).expect_err("unknown").field, "view");
+        assert_eq!(view(wire.view).expect_err("unknown").field, "view");
     }
     for value in 1..=4 {
         let wire = v1::CheckAndReserveRequest { view: value, ..ask() };
-        assert_eq!(view(&wire).map(i32::from), Ok(value));
+        assert_eq!(view(wire.view).map(i32::from), Ok(value));
     }
 }
 
@@ -214,7 +215,8 @@ fn allowed() -> Allowed {
 }
 
 fn respond(answer: &Answer, view: v1::ResponseView) -> v1::CheckAndReserveResponse {
-    check_and_reserve_response(answer, "id".into(), http_headers([("retry-after", "3")]), view)
+    let headers = http_headers(answer, HeaderUnit::TokensPerSecond, false);
+    check_and_reserve_response(answer, "id".into(), headers, view)
 }
 
 #[test]
@@ -224,7 +226,8 @@ fn an_allow_says_what_it_reserved() {
     assert_eq!((response.http_status, response.reservation_id.as_str(), response.replayed), (200, "id", true));
     assert_eq!(response.reserved, Some(v1::Tokens { prompt: 1, uncached_prompt: 2, generated: 3 }));
     assert_eq!(response.retry_after, None);
-    assert_eq!(response.headers, [v1::HttpHeader { name: "retry-after".into(), value: "3".into() }]);
+    let names: Vec<_> = response.headers.iter().map(|header| header.name.as_str()).collect();
+    assert_eq!((names.len(), names[0], names[8]), (9, "x-ratelimit-limit-tokens-prompt", "ratelimit"));
 }
 
 #[test]
@@ -280,9 +283,9 @@ fn a_view_leaves_out_windows_or_headers_and_nothing_else() {
     use v1::ResponseView as View;
     let answer = answer(Ok(allowed()));
     let full = respond(&answer, View::Full);
-    assert_eq!((full.windows.len(), full.headers.len()), (3, 1));
+    assert_eq!((full.windows.len(), full.headers.len()), (3, 9));
     for (view, windows, headers) in
-        [(View::Unspecified, 3, 1), (View::Headers, 0, 1), (View::Windows, 3, 0), (View::Decision, 0, 0)]
+        [(View::Unspecified, 3, 9), (View::Headers, 0, 9), (View::Windows, 3, 0), (View::Decision, 0, 0)]
     {
         let mut response = respond(&answer, view);
         assert_eq!((response.windows.len(), response.headers.len()), (windows, headers), "{view:?}");
@@ -345,7 +348,7 @@ proptest! {
     #[test]
     fn no_bytes_from_a_stranger_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
         if let Ok(wire) = v1::CheckAndReserveRequest::decode(bytes.as_slice()) {
-            let _ = (check_and_reserve(&wire, TtlRange::default()), view(&wire));
+            let _ = (check_and_reserve(&wire, TtlRange::default()), view(wire.view));
         }
     }
 

@@ -49,7 +49,7 @@ impl<S: Store> Limiter<S> {
     }
 }
 
-fn bounded(calls: usize) -> Result<(), Status> {
+pub(super) fn bounded(calls: usize) -> Result<(), Status> {
     if calls > MOST_CALLS {
         return Err(error::invalid_field(
             "requests",

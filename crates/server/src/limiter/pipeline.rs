@@ -1,36 +1,46 @@
 //! Many calls on one stream, each answered as soon as it can be.
 //!
-//! A call that does not wait is answered where it is read, without a task or a queue. One that waits for the shared store holds up those
-//! alone that name the same limit key or reservation: they take effect in the order in which they were sent.
+//! A call that does not wait is answered where it is read, without a task or a queue, and the answers to what came together leave
+//! together. One that waits for the shared store holds up those alone that name the same limit key or reservation: they take effect in
+//! the order in which they were sent.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, Stream};
+use hyper::body::{Body, Frame, Incoming};
+use prost::Message as _;
 use tidegate_proto::error;
 use tidegate_proto::v1::pipeline_request::Call;
 use tidegate_proto::v1::pipeline_response::Answer;
 use tidegate_proto::v1::{PipelineRequest, PipelineResponse};
+use tidegate_proto::wire::PipelineCall;
+use tidegate_proto::wire::write::{nested, number};
 use tidegate_store::Store;
-use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::Limiter;
 use crate::calls::internal;
 use crate::connection::Place;
 use crate::metrics::ServerBound;
+use crate::reply::{self, Frames, Front, PREFIX_BYTES, framed};
 
+/// The method.
+pub(crate) const PATH: &str = "/tidegate.v1.RateLimiterService/Pipeline";
 /// Most calls of a stream that are not answered; beyond, it is not read.
 const MOST_IN_FLIGHT: usize = 1_024;
 /// When to come back after too many calls were in flight in the process, or after the process stops: to another one.
 const RETRY: Duration = Duration::from_secs(1);
+/// Answers leave when they are this many bytes, or when nothing more is there to be answered.
+const FRAME_BYTES: usize = 32 * 1_024;
 
 /// What calls name, hashed: two that name different things and share it wait for each other, and that is all.
 type Name = u64;
@@ -56,84 +66,147 @@ impl Future for Waiting {
 
 /// The answers to the calls of one stream. It ends when its calls have and are answered, with their error if they ended with one; or with
 /// UNAVAILABLE when the process stops, once those that were read are answered.
-pub(super) struct Pipeline<S> {
+pub(crate) struct Pipeline<S> {
     limiter: Arc<Limiter<S>>,
     calls: Calls,
+    /// Bytes that a call may have.
+    most: usize,
     names: RandomState,
     waiting: FuturesUnordered<Waiting>,
     /// Calls behind one that waits and names the same.
     behind: HashMap<Name, VecDeque<PipelineRequest>>,
     in_flight: usize,
     /// Answers that are to go out.
-    answers: VecDeque<PipelineResponse>,
+    out: BytesMut,
 }
 
 enum Calls {
     Open {
-        calls: Box<Streaming<PipelineRequest>>,
+        body: Incoming,
+        /// What came and was not looked at.
+        read: BytesMut,
         stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
     },
-    /// With what the answers end, if not well.
-    Over(Option<Status>),
+    /// With what the answers end; `None` when they have.
+    Over(Option<Result<(), Status>>),
+}
+
+/// What is there to be read.
+enum Next {
+    /// A call of so many bytes, behind its prefix.
+    Call(usize),
+    Nothing,
 }
 
 impl<S: Store> Pipeline<S> {
-    pub(super) fn new(limiter: Limiter<S>, calls: Streaming<PipelineRequest>) -> Self {
+    /// Answers the calls in `body`, each of which may have `most` bytes.
+    pub(crate) fn new(limiter: Limiter<S>, body: Incoming, most: usize) -> Self {
         let stopping = Box::pin(limiter.readiness.stopping());
         Self {
             limiter: Arc::new(limiter),
-            calls: Calls::Open { calls: Box::new(calls), stopping },
+            calls: Calls::Open { body, read: BytesMut::new(), stopping },
+            most,
             names: RandomState::new(),
             waiting: FuturesUnordered::new(),
             behind: HashMap::new(),
             in_flight: 0,
-            answers: VecDeque::new(),
+            out: BytesMut::new(),
         }
     }
 
-    /// The next call, if one is there and may be read.
-    fn read(&mut self, cx: &mut Context<'_>) -> Option<PipelineRequest> {
-        let Calls::Open { calls, stopping } = &mut self.calls else { return None };
-        let is_full = self.in_flight >= MOST_IN_FLIGHT;
-        let read = if is_full { Poll::Pending } else { Pin::new(calls).poll_next(cx) };
-        let ends = match read {
-            Poll::Ready(Some(Ok(call))) => return Some(call),
-            Poll::Ready(Some(Err(status))) => Some(status),
-            Poll::Ready(None) => None,
-            Poll::Pending if stopping.as_mut().poll(cx).is_pending() => return None,
-            Poll::Pending => Some(error::unavailable(error::SHUTTING_DOWN, "the server is stopping", RETRY)),
+    /// Reads until a call is there, as far as one may be read.
+    fn next(&mut self, cx: &mut Context<'_>) -> Next {
+        if self.in_flight >= MOST_IN_FLIGHT {
+            return Next::Nothing;
+        }
+        let Calls::Open { body, read, stopping } = &mut self.calls else { return Next::Nothing };
+        let ends = loop {
+            match reply::front(read, self.most) {
+                Front::Message(length) => return Next::Call(length),
+                Front::TooLong(length) => break Err(too_long(length, self.most)),
+                Front::Compressed => break Err(error::unimplemented("a compressed message")),
+                Front::Part => {}
+            }
+            match Pin::new(&mut *body).poll_frame(cx).map_ok(Frame::into_data) {
+                Poll::Ready(Some(Ok(Ok(data)))) => read.extend_from_slice(&data),
+                // Trailers say nothing.
+                Poll::Ready(Some(Ok(Err(_)))) => {}
+                Poll::Ready(Some(Err(_))) => break Err(Status::cancelled("the stream of calls broke off")),
+                Poll::Ready(None) if read.is_empty() => break Ok(()),
+                Poll::Ready(None) => break Err(error::invalid_field("request", "ends within a message")),
+                Poll::Pending if stopping.as_mut().poll(cx).is_pending() => return Next::Nothing,
+                Poll::Pending => {
+                    break Err(error::unavailable(error::SHUTTING_DOWN, "the server is stopping", RETRY));
+                }
+            }
         };
-        self.calls = Calls::Over(ends);
-        None
+        self.calls = Calls::Over(Some(ends));
+        Next::Nothing
     }
 
-    /// Makes a call; its answer, if it need not wait for it.
-    fn make(&mut self, call: PipelineRequest, cx: &mut Context<'_>) -> Option<PipelineResponse> {
+    /// Makes the call of `length` bytes that is there; its answer is in `out`, if it need not wait for it.
+    fn make(&mut self, length: usize, cx: &mut Context<'_>) {
+        let Calls::Open { read, .. } = &mut self.calls else { return };
+        read.advance(PREFIX_BYTES);
+        if self.behind.is_empty()
+            && let Some((call_id, call)) = PipelineCall::read(&read[..length])
+        {
+            let (limiter, out, method) = (&self.limiter, &mut self.out, method_of(&call));
+            let made = catch_unwind(AssertUnwindSafe(|| answered_now(limiter, call_id, &call, out)));
+            let failed = match made {
+                Ok(None) => None,
+                Ok(Some(made)) => Some(made.err()),
+                // It may have taken effect: it is not made again.
+                Err(panic) => Some(Some(internal(panic.as_ref()))),
+            };
+            if let Some(failed) = failed {
+                read.advance(length);
+                if let Some(status) = failed {
+                    self.fail(call_id, method, &status);
+                }
+                return;
+            }
+        }
+        let call = PipelineRequest::decode(&read[..length]);
+        read.advance(length);
+        match call {
+            Ok(call) => self.make_in_order(call, cx),
+            Err(malformed) => {
+                let status = error::invalid_field("request", &format!("is malformed: {malformed}"));
+                self.calls = Calls::Over(Some(Err(status)));
+            }
+        }
+    }
+
+    /// Makes a call after those that name the same.
+    fn make_in_order(&mut self, call: PipelineRequest, cx: &mut Context<'_>) {
         let name = self.name(&call);
         if let Some(behind) = self.behind.get_mut(&name) {
             behind.push_back(call);
             self.in_flight += 1;
-            return None;
+        } else if !self.start(name, call, cx) {
+            self.behind.insert(name, VecDeque::new());
         }
-        self.start(name, call, cx)
     }
 
-    fn start(&mut self, name: Name, call: PipelineRequest, cx: &mut Context<'_>) -> Option<PipelineResponse> {
+    /// Starts a call; whether it is answered.
+    fn start(&mut self, name: Name, call: PipelineRequest, cx: &mut Context<'_>) -> bool {
         let call_id = call.call_id;
         let mut answer: Answering = Box::pin(answered(Arc::clone(&self.limiter), call));
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-            return Some(answer);
+            self.say(&answer);
+            return true;
         }
         let Some(place) = self.limiter.calls.try_take() else {
             self.limiter.metrics.on_bound_reached(ServerBound::CallsInFlight);
             let message = "too many calls are in flight (bounds.calls_in_flight); this one may have taken effect";
             let busy = error::unavailable(error::TOO_BUSY, message, RETRY);
-            return Some(PipelineResponse { call_id, answer: Some(Answer::Error(error::call_error(&busy))) });
+            self.say(&PipelineResponse { call_id, answer: Some(Answer::Error(error::call_error(&busy))) });
+            return true;
         };
-        self.behind.insert(name, VecDeque::new());
         self.waiting.push(Waiting { name, answer, _place: place });
         self.in_flight += 1;
-        None
+        false
     }
 
     /// A call that waited is answered: those behind it are made, up to one that waits in turn.
@@ -142,14 +215,20 @@ impl<S: Store> Pipeline<S> {
         let mut behind = self.behind.remove(&name).unwrap_or_default();
         while let Some(call) = behind.pop_front() {
             self.in_flight -= 1;
-            match self.start(name, call, cx) {
-                Some(answer) => self.answers.push_back(answer),
-                None => {
-                    self.behind.insert(name, behind);
-                    break;
-                }
+            if !self.start(name, call, cx) {
+                self.behind.insert(name, behind);
+                break;
             }
         }
+    }
+
+    fn fail(&mut self, call_id: u64, method: &str, status: &Status) {
+        let error = self.limiter.failed(method, status);
+        self.say(&PipelineResponse { call_id, answer: Some(Answer::Error(error)) });
+    }
+
+    fn say(&mut self, answer: &PipelineResponse) {
+        framed(&mut self.out, |out| answer.encode(out)).expect("a buffer that grows has room");
     }
 
     fn name(&self, call: &PipelineRequest) -> Name {
@@ -166,30 +245,68 @@ impl<S: Store> Pipeline<S> {
     }
 }
 
-impl<S: Store> Stream for Pipeline<S> {
-    type Item = Result<PipelineResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl<S: Store> Frames for Pipeline<S> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         let this = &mut *self;
         loop {
-            if let Some(answer) = this.answers.pop_front() {
-                return Poll::Ready(Some(Ok(answer)));
+            if this.out.len() >= FRAME_BYTES {
+                break;
             }
             if let Poll::Ready(Some((name, answer))) = Pin::new(&mut this.waiting).poll_next(cx) {
-                this.answers.push_back(answer);
+                this.say(&answer);
                 this.go_on(name, cx);
                 continue;
             }
-            let Some(call) = this.read(cx) else {
-                return match &mut this.calls {
-                    Calls::Over(ends) if this.waiting.is_empty() => Poll::Ready(ends.take().map(Err)),
-                    Calls::Over(_) | Calls::Open { .. } => Poll::Pending,
-                };
-            };
-            if let Some(answer) = this.make(call, cx) {
-                return Poll::Ready(Some(Ok(answer)));
+            match this.next(cx) {
+                Next::Call(length) => this.make(length, cx),
+                Next::Nothing => break,
             }
         }
+        if !this.out.is_empty() {
+            return Poll::Ready(Some(Frame::data(this.out.split().freeze())));
+        }
+        match &mut this.calls {
+            Calls::Over(ends) if this.waiting.is_empty() => {
+                Poll::Ready(ends.take().map(|ends| Frame::trailers(reply::trailers(ends))))
+            }
+            Calls::Over(_) | Calls::Open { .. } => Poll::Pending,
+        }
+    }
+}
+
+fn too_long(length: usize, most: usize) -> Status {
+    error::invalid_field("request", &format!("has {length} bytes, more than the {most} of bounds.limiter_message"))
+}
+
+const fn method_of(call: &PipelineCall<'_>) -> &'static str {
+    match call {
+        PipelineCall::CheckAndReserve(_) => "CheckAndReserve",
+        PipelineCall::Settle(_) => "Settle",
+    }
+}
+
+/// Appends the answer to a call that need not wait, or says why there is none; `None` where it has to wait.
+fn answered_now<S: Store>(
+    limiter: &Limiter<S>,
+    call_id: u64,
+    call: &PipelineCall<'_>,
+    out: &mut BytesMut,
+) -> Option<Result<(), Status>> {
+    let mut made = None;
+    let written = framed(out, |out| {
+        number(out, 1, call_id);
+        match call {
+            PipelineCall::CheckAndReserve(call) => nested(out, 2, |out| made = limiter.check_now(call, out)),
+            PipelineCall::Settle(call) => nested(out, 4, |out| made = limiter.settle_now(call, out)),
+        }
+        match made.take() {
+            Some(made) => made.map_err(Some),
+            None => Err(None),
+        }
+    });
+    match written {
+        Ok(()) => Some(Ok(())),
+        Err(failure) => failure.map(Err),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The calls as gRPC brings them.
 
-use std::pin::Pin;
-
+use tidegate_proto::error;
 use tidegate_proto::v1::rate_limiter_service_server::RateLimiterService;
 use tidegate_proto::v1::{
     BatchCheckAndReserveRequest, BatchCheckAndReserveResponse, BatchSettleRequest, BatchSettleResponse,
@@ -10,11 +9,10 @@ use tidegate_proto::v1::{
     ReportProgressRequest, ReportProgressResponse, SettleRequest, SettleResponse,
 };
 use tidegate_store::Store;
-use tokio_stream::Stream;
+use tokio_stream::Empty;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Limiter;
-use super::pipeline::Pipeline;
 
 #[tonic::async_trait]
 impl<S: Store> RateLimiterService for Limiter<S> {
@@ -58,13 +56,11 @@ impl<S: Store> RateLimiterService for Limiter<S> {
         self.settle_all(&request.get_ref().requests).await.map(Response::new)
     }
 
-    type PipelineStream = Pin<Box<dyn Stream<Item = Result<PipelineResponse, Status>> + Send>>;
+    type PipelineStream = Empty<Result<PipelineResponse, Status>>;
 
-    async fn pipeline(
-        &self,
-        request: Request<Streaming<PipelineRequest>>,
-    ) -> Result<Response<Self::PipelineStream>, Status> {
-        Ok(Response::new(Box::pin(Pipeline::new(self.clone(), request.into_inner()))))
+    /// Never called: its stream is read as it comes, before it gets here.
+    async fn pipeline(&self, _: Request<Streaming<PipelineRequest>>) -> Result<Response<Self::PipelineStream>, Status> {
+        Err(error::unimplemented("this way to the pipeline"))
     }
 
     async fn report_pressure(

@@ -73,7 +73,8 @@ impl Served {
     }
 
     async fn admit(&self, account: &str, prompt: u64) -> String {
-        self.ask(&request(account, prompt)).await.reservation_id.expect("it fits")
+        let request = request(account, prompt);
+        self.ask(&request).await.id_text(request.key).expect("it fits")
     }
 
     async fn settle(&self, id: &str, generated: u64) -> Result<SettleOutcome, EndError> {

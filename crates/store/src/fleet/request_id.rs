@@ -23,7 +23,7 @@ use super::elsewhere::{Verb, Where};
 use super::{Desk, soon};
 use crate::durable::layout::encoded;
 use crate::redis::{request_key, slot};
-use crate::reservation_id::encode;
+use crate::reservation_id::ReservationId;
 use crate::{ReserveError, Reserved, Store};
 use claim::{Admitted, Claim, Entry, Found, Write};
 
@@ -121,7 +121,7 @@ impl Desk {
                 Ok(Ok(Some(_))) => {
                     if let Some(id) = &decided.reservation_id {
                         // It is live, as nobody knows its id.
-                        let _ = self.table.release((self.now)(), id).await;
+                        let _ = self.table.release((self.now)(), &id.text(request.key)).await;
                     }
                     now = now.max((self.now)());
                     self.on_news(now, request.key, Duration::ZERO);
@@ -172,7 +172,8 @@ impl Desk {
         if admitted.stated != Stated::of(request) || now > ticket.admitted_at.after(REPLAY) {
             return Err(ReserveError::RequestIdTaken);
         }
-        let id = encode(&self.table.checksum_keys.load().newest, request.key, &ticket);
+        let reservation_id = ReservationId::new(self.table.checksum_keys.load().newest, ticket);
+        let id = reservation_id.text(request.key);
         // One of which something is known here was settled here, as its sidecar was gone.
         if self.table.of_another(&id).is_none() {
             return Err(ReserveError::RequestIdTaken);
@@ -192,6 +193,10 @@ impl Desk {
             let _ = timeout_at(until, told).await;
         }
         let windows = self.windows(now, request.key, request.service_tier);
-        Ok(Reserved { answer: Answer { outcome: Ok(allowed), windows }, reservation_id: Some(id), shadow: false })
+        Ok(Reserved {
+            answer: Answer { outcome: Ok(allowed), windows },
+            reservation_id: Some(reservation_id),
+            shadow: false,
+        })
     }
 }

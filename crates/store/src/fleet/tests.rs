@@ -244,7 +244,7 @@ impl World {
         match sidecar.desk.attempt(now, fingerprint, &request, waited, ledger).expect("no request id") {
             Attempt::Wait { waited, .. } => sidecar.waiting.push((request, attempt, waited)),
             Attempt::Decided(reserved) if reserved.answer.outcome.is_ok() => {
-                sidecar.ids.extend(reserved.reservation_id);
+                sidecar.ids.extend(reserved.id_text(request.key));
                 self.allowed += request.prompt_tokens;
                 self.truth.push((self.now_ms, request.prompt_tokens));
                 let now_ms = self.now_ms;

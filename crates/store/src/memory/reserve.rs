@@ -15,8 +15,9 @@ use super::entry::Entry;
 use super::part::{self, Part};
 use super::slot::Slot;
 use super::{MemoryStore, shadow};
+use crate::reservation_id::ReservationId;
 use crate::timers::Fingerprint;
-use crate::{ReserveError, Reserved, reservation_id};
+use crate::{ReserveError, Reserved};
 
 /// An answer, and what a denial does that it may be.
 type Decided = Result<Result<(Answer, Enforcement), Short>, ReserveError>;
@@ -59,7 +60,7 @@ impl MemoryStore {
                 ttl: allowed.ttl,
                 reserved: allowed.reserved,
             };
-            reservation_id::encode(&self.checksum_keys.load().newest, request.key, &ticket)
+            ReservationId::new(self.checksum_keys.load().newest, ticket)
         });
         Ok(Ok(Reserved { answer, reservation_id, shadow: false }))
     }

@@ -14,7 +14,7 @@ use tidegate_core::time::Timestamp;
 use tidegate_core::window::Tokens;
 
 use super::MemoryStore;
-use crate::reservation_id;
+use crate::reservation_id::ReservationId;
 
 /// Whether `answer` is a denial that is told beside an ALLOW.
 pub(super) fn is_shadowed(answer: &Answer, enforcement: Enforcement) -> bool {
@@ -28,7 +28,7 @@ pub(super) fn reserved_nothing(ticket: &Ticket) -> bool {
 
 impl MemoryStore {
     /// An id for a request that reserves nothing. Its numbers are counted apart from those of reservations, which keys keep.
-    pub(super) fn shadow_id(&self, now: Timestamp, request: &Request<'_>) -> String {
+    pub(super) fn shadow_id(&self, now: Timestamp, request: &Request<'_>) -> ReservationId {
         let sequence = self.next_shadow.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket {
             number: Number { incarnation: self.incarnation, sequence },
@@ -36,6 +36,6 @@ impl MemoryStore {
             ttl: request.ttl,
             reserved: Tokens::default(),
         };
-        reservation_id::encode(&self.checksum_keys.load().newest, request.key, &ticket)
+        ReservationId::new(self.checksum_keys.load().newest, ticket)
     }
 }

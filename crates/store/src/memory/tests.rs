@@ -56,7 +56,7 @@ fn request<'a>(account: &'a str, prompt: u64) -> Request<'a> {
 
 fn ask(store: &MemoryStore, at: Timestamp, request: &Request<'_>) -> Result<String, Denied> {
     let reserved = now(store.check_and_reserve(at, request)).expect("no request id");
-    reserved.answer.outcome.map(|_| reserved.reservation_id.expect("an ALLOW has an id"))
+    reserved.answer.outcome.map(|_| reserved.id_text(request.key).expect("an ALLOW has an id"))
 }
 
 fn capacity(bound: Bound) -> impl Fn(Denied) -> bool {
@@ -227,7 +227,7 @@ fn what_is_remembered_is_bounded_and_ids_that_may_repeat_their_answer_are_kept()
             let at = START.after(Duration::from_millis(request_id));
             let reserved = now(store.check_and_reserve(at, &asked)).expect("a new id");
             if settled {
-                let id = reserved.reservation_id.expect("admitted");
+                let id = reserved.id_text(asked.key).expect("admitted");
                 now(store.settle(at, &id, SettleCounts::default())).expect("live");
             }
         }

@@ -37,8 +37,13 @@ fn priority(tokens: u64) -> Request<'static> {
 }
 
 fn header(answer: &Answer, name: &str) -> Option<std::string::String> {
-    let headers = render(answer, HeaderUnit::TokensPerMinute);
-    headers.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    let mut found = None;
+    render(answer, HeaderUnit::TokensPerMinute, |known, value| {
+        if known == name {
+            found = Some(std::string::String::from(value));
+        }
+    });
+    found
 }
 
 /// A7: in the same second, on the same busy deployment.

@@ -79,7 +79,7 @@ async fn a_freeze_is_told_as_a_freeze_when_reports_are_back() {
         request_id: None,
         ttl: Duration::from_secs(60),
     };
-    let id = store.check_and_reserve(at(5), &request).await.expect("no request id").reservation_id.expect("it fits");
+    let id = store.check_and_reserve(at(5), &request).await.expect("no request id").id_text(key()).expect("it fits");
     store.settle(at(6), &id, SettleCounts::default()).await.expect("live");
     let silent = said(&store, at(7)).await;
     assert!(silent.contains("reports of pressure have stopped: limits are frozen"), "{silent}");

@@ -246,7 +246,7 @@ async fn a_reset_takes_limits_to_their_floors_and_holds_to_nothing() {
     let mut held = ask("acme", 1);
     held.max_generated_tokens = Some(9);
     let reserved = admin.store.check_and_reserve(admin.clock.now(), &held).await.expect("no request id");
-    let id = reserved.reservation_id.expect("it fits");
+    let id = reserved.id_text(held.key).expect("it fits");
     let held = admin.store.stats().held.generated;
     assert!(held > 0);
     // Limits of 20 at their ceiling, above a floor of 10.

@@ -96,7 +96,7 @@ async fn take(served: &Served, step: &Step, ids: &mut Vec<String>) -> String {
             let request = Request { request_id, ..request(&account, *prompt) };
             let reserved = served.store.check_and_reserve(served.now(), &request).await;
             let answer = reserved.map(|Reserved { answer, reservation_id, .. }| {
-                ids.extend(reservation_id);
+                ids.extend(reservation_id.map(|id| id.text(request.key)));
                 (
                     answer.outcome.map(|allowed| (allowed.reserved, allowed.admitted_at, allowed.replayed)),
                     answer.windows,

@@ -50,8 +50,9 @@ proptest! {
                     Step::Admit(key, many) => {
                         for _ in 0..many {
                             number += 1;
-                            let id = served.ask(&Request { ttl: Duration::from_secs(3_000), ..request(ACCOUNTS[key], 1) }).await;
-                            live[key].insert(number, id.reservation_id.expect("it fits"));
+                            let request = Request { ttl: Duration::from_secs(3_000), ..request(ACCOUNTS[key], 1) };
+                            let id = served.ask(&request).await.id_text(request.key);
+                            live[key].insert(number, id.expect("it fits"));
                         }
                     }
                     Step::Settle(key, many) => {

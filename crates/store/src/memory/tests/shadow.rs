@@ -32,7 +32,8 @@ fn shadow_says_what_enforcement_says_of_the_same_arrivals() {
         assert!(!enforced.shadow && shadowed.reservation_id.is_some());
         assert_eq!(enforced.answer.windows, shadowed.answer.windows);
         let counts = SettleCounts { generated_tokens: Some(random >> 57), ..SettleCounts::default() };
-        let id = shadowed.reservation_id.expect("an id");
+        let enforced_id = enforced.id_text(request.key);
+        let id = shadowed.id_text(request.key).expect("an id");
         match (enforced.answer.outcome, shadowed.answer.outcome) {
             (Err(enforced), Err(shadowed)) => {
                 assert_eq!(enforced, shadowed);
@@ -43,7 +44,7 @@ fn shadow_says_what_enforcement_says_of_the_same_arrivals() {
                 denied += 1;
             }
             (Ok(_), Ok(_)) => {
-                let enforced = enforced.reservation_id.expect("an id");
+                let enforced = enforced_id.expect("an id");
                 let booked = now(on.settle(at, &enforced, counts)).expect("live");
                 assert_eq!(now(shadow.settle(at, &id, counts)), Ok(booked));
             }
