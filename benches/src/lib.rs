@@ -16,6 +16,7 @@ pub mod section;
 pub mod stopwatch;
 pub mod threads;
 pub mod traces;
+pub mod wire;
 pub mod zipf;
 
 /// Why a study ended without its tables.

@@ -50,6 +50,7 @@ enum Command {
     Snapshot(command::snapshot::SnapshotArgs),
     Trace(command::trace::TraceArgs),
     Top(command::top::TopArgs),
+    Bench(command::bench::BenchArgs),
 }
 
 /// Runs the command that the process's arguments name. Reads arguments and environment; never panics on them.
@@ -68,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => command::snapshot::run(&args),
         Command::Trace(args) => command::trace::run(&args),
         Command::Top(args) => block_on(command::top::run(args)),
+        Command::Bench(args) => block_on(command::bench::run(args)),
     };
     end.unwrap_or_else(|failure| {
         output::remark(&format!("tidegate: {failure}"));

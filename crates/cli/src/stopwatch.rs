@@ -20,6 +20,11 @@ impl Stopwatch {
         self.0.elapsed()
     }
 
+    /// Nanoseconds since the start.
+    pub(crate) fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Microseconds since the start.
     pub(crate) fn elapsed_us(&self) -> u64 {
         u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX)

@@ -1,0 +1,40 @@
+//! What a decision costs on the wire, against an empty server and peers: `cargo run --release --package tidegate-benches --bin wire`.
+//!
+//! tidegate is the binary that `TIDEGATE_BIN` names: `cargo build --release --workspace --bins`, then
+//! `TIDEGATE_BIN=target/release/tidegate target/release/wire`. The load is `tidegate bench` of the same binary, or of that which
+//! `TIDEGATE_BENCH_BIN` names.
+
+use std::time::Duration;
+
+use clap::Parser;
+use tidegate_benches::wire::{Plan, blocks, study};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Rounds, each with all sides of a block
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Seconds for each side in each round
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Only these blocks
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Two rounds of half a second: whether it works, not how fast it is
+    #[arg(long)]
+    quick: bool,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments = Arguments::parse();
+    let mut blocks = blocks();
+    let names: Vec<_> = blocks.iter().map(|block| block.name).collect();
+    if let Some(unknown) = arguments.only.iter().find(|name| !names.contains(&name.as_str())) {
+        return Err(format!("--only {unknown}: there are {}", names.join(", ")).into());
+    }
+    blocks.retain(|block| arguments.only.is_empty() || arguments.only.iter().any(|name| name == block.name));
+    let (rounds, seconds) = if arguments.quick { (2, 0.5) } else { (arguments.rounds, arguments.seconds) };
+    let plan = Plan { rounds, length: Duration::try_from_secs_f64(seconds)? };
+    println!("{}", study(&blocks, plan)?);
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! The tables of a block.
+
+use std::fmt::Write as _;
+
+use super::Failure;
+use super::rows::{Bar, Row};
+use super::study::Seen;
+use super::turn::Turn;
+use crate::durable::median;
+use crate::markdown::{Table, count, verdict};
+
+/// A median with the least and the most.
+struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(figures: &[f64]) -> Self {
+        let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = figures.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        Self { median: median(figures.to_vec()), least, most }
+    }
+
+    fn text(&self) -> String {
+        format!("{:.2} ({:.2} to {:.2})", self.median, self.least, self.most)
+    }
+}
+
+/// Comparisons, then what each side did.
+pub(super) fn draw(seen: &Seen<'_>) -> Result<String, Failure> {
+    let mut out = format!("\n### {}\n\n", seen.block.name);
+    let mut table = Table::new(&[
+        "row",
+        "tidegate",
+        "other",
+        "ratio",
+        "server us, tidegate",
+        "other",
+        "ratio by server us",
+        "must (aim)",
+        "met",
+    ]);
+    for row in &seen.block.rows {
+        table.row(compared(row, seen));
+    }
+    write!(out, "{table}")?;
+    writeln!(
+        out,
+        "\n`*`: that server used less than 90 % of its core, so the load set the pace, and the ratio of server time counts. \
+         {} rounds dropped: somebody else used the machine.\n",
+        seen.dropped
+    )?;
+    write!(out, "{}", sides(seen))?;
+    Ok(out)
+}
+
+fn compared(row: &Row, seen: &Seen<'_>) -> [String; 9] {
+    let (what, bar) = (row.what.clone(), bar(row.bar));
+    let other = row.theirs.subject.name();
+    let pairs = match seen.pairs(row) {
+        Ok(pairs) if !pairs.is_empty() => pairs,
+        Ok(_) => return not_here(what, bar, "no quiet round"),
+        Err(missing) => return not_here(what, bar, &format!("not here: {missing}")),
+    };
+    let figure = row.figure;
+    let of = |pick: &dyn Fn(&(Turn, Turn)) -> f64| Spread::of(&pairs.iter().map(pick).collect::<Vec<_>>());
+    let ratio = of(&|(ours, theirs)| figure.of(ours) / figure.of(theirs));
+    let by_cost = of(&|(ours, theirs)| figure.cost(theirs) / figure.cost(ours));
+    let idle = |side: fn(&(Turn, Turn)) -> Turn| {
+        pairs.iter().filter(|pair| !side(pair).server_was_busy()).count() * 2 > pairs.len()
+    };
+    let (ours_idle, theirs_idle) = (idle(|pair| pair.0), idle(|pair| pair.1));
+    let mark = |idle| if idle { "*" } else { "" };
+    let counts = if ours_idle || theirs_idle { by_cost.median } else { ratio.median };
+    let (ours, theirs) = (of(&|pair| figure.of(&pair.0)).median, of(&|pair| figure.of(&pair.1)).median);
+    [
+        what,
+        format!("{} {}{}", whole(ours), figure.unit(), mark(ours_idle)),
+        format!("{other} {}{}", whole(theirs), mark(theirs_idle)),
+        ratio.text(),
+        format!("{:.2}", of(&|pair| figure.cost(&pair.0)).median),
+        format!("{:.2}", of(&|pair| figure.cost(&pair.1)).median),
+        by_cost.text(),
+        bar,
+        row.bar.is_met(counts).map_or_else(String::new, verdict),
+    ]
+}
+
+fn not_here(what: String, bar: String, why: &str) -> [String; 9] {
+    let none = String::new;
+    [what, format!("**{why}**"), none(), none(), none(), none(), none(), bar, "**not measured**".to_owned()]
+}
+
+fn bar(bar: Bar) -> String {
+    match bar {
+        Bar::AtLeast(bar, aim) => format!(">= {bar} ({aim})"),
+        Bar::None => String::new(),
+    }
+}
+
+fn sides(seen: &Seen<'_>) -> Table {
+    let mut table = Table::new(&[
+        "side",
+        "load",
+        "calls/s",
+        "decisions/s",
+        "bytes",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "server us a call",
+        "server busy",
+        "load busy",
+    ]);
+    for (side, turns) in seen.sides.iter().zip(&seen.turns) {
+        let of = |pick: fn(&Turn) -> f64| median(turns.iter().map(pick).collect());
+        if turns.is_empty() {
+            continue;
+        }
+        table.row([
+            side.subject.name().to_owned(),
+            format!("`{}`{}", side.load.join(" "), if side.unix { ", Unix socket" } else { "" }),
+            whole(of(|turn| turn.calls_per_s)),
+            whole(of(|turn| turn.decisions_per_s)),
+            whole(of(|turn| turn.bytes_per_decision)),
+            format!("{:.0}", of(|turn| turn.p50_us)),
+            format!("{:.0}", of(|turn| turn.p99_us)),
+            format!("{:.0}", of(|turn| turn.p999_us)),
+            format!("{:.2}", of(|turn| turn.server_us_per_call)),
+            format!("{:.2}", of(|turn| turn.server_utilisation)),
+            format!("{:.2}", of(|turn| turn.load_utilisation)),
+        ]);
+    }
+    table
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates, rounded for people")]
+fn whole(figure: f64) -> String {
+    count(figure.round() as u64)
+}
