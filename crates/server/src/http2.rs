@@ -1,13 +1,14 @@
 //! One connection of gRPC: hyper's HTTP/2, told how much a peer may ask of it.
 //!
 //! tonic's own server stands on the same hyper. What it lays between costs a seventh of a call (a boxed body, a router and five
-//! layers for calls that go to one of five methods), and it makes a task of each call; here a call that need not wait is answered where
-//! it is read, so that all answers to what came in one packet leave in one. `docs/performance.md` has the figures.
+//! layers for calls that go to one of five methods), and it makes a task of each call; here all calls that came in one packet are made one
+//! after the other, and their answers leave in one. `docs/performance.md` has the figures.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Waker};
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -47,7 +48,8 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut http2 = Builder::new(Here);
+    let calls = Calls::default();
+    let mut http2 = Builder::new(calls.clone());
     http2
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
@@ -59,24 +61,47 @@ where
         // gRPC knows no date, and nobody caches its answers.
         .auto_date_header(false);
     let mut served = pin!(http2.serve_connection(TokioIo::new(connection), service));
-    tokio::select! {
-        biased;
-        ended = served.as_mut() => return ended,
-        () = stopping => served.as_mut().graceful_shutdown(),
-    }
-    served.await
+    let mut stopping = pin!(stopping);
+    let mut is_stopping = false;
+    poll_fn(move |cx| {
+        loop {
+            if let Poll::Ready(ended) = served.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if !is_stopping && stopping.as_mut().poll(cx).is_ready() {
+                is_stopping = true;
+                served.as_mut().graceful_shutdown();
+            } else if !calls.make() {
+                return Poll::Pending;
+            }
+            // What was answered leaves now.
+        }
+    })
+    .await
 }
 
-/// Runs a call where it was read; a task is made of it where it waits for something.
-#[derive(Clone, Copy, Debug)]
-struct Here;
+/// Calls that were read together. One at a time where it is read, each answer would be a packet of its own; as a task of its own,
+/// each would cost a task.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>>);
 
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Here {
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
     fn execute(&self, call: F) {
-        let mut call = Box::pin(call);
-        // Whoever wakes it wakes nobody: as a task it is polled again at once, and says again what it waits for.
-        if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            tokio::spawn(call);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(call));
+    }
+}
+
+impl Calls {
+    /// Makes those that were read; a task is made of one that waits for something. Whether there were any.
+    fn make(&self) -> bool {
+        let calls = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let were_any = !calls.is_empty();
+        for mut call in calls {
+            // Whoever wakes it wakes nobody: as a task it is polled again at once, and says again what it waits for.
+            if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                tokio::spawn(call);
+            }
         }
+        were_any
     }
 }

@@ -12,6 +12,9 @@ use tonic::Status;
 /// Bytes before a message.
 pub(crate) const PREFIX_BYTES: usize = 5;
 
+/// Longer frames are not copied together by h2: each would be a write of its own.
+const MOST_FRAME_BYTES: usize = 1_023;
+
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What an answer is made of.
@@ -49,9 +52,10 @@ impl Body for Reply {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match std::mem::take(&mut *self) {
-            Self::Message(message) => {
-                *self = Self::Well;
-                Poll::Ready(Some(Ok(Frame::data(message))))
+            Self::Message(mut message) => {
+                let frame = message.split_to(message.len().min(MOST_FRAME_BYTES));
+                *self = if message.is_empty() { Self::Well } else { Self::Message(message) };
+                Poll::Ready(Some(Ok(Frame::data(frame))))
             }
             Self::Well => Poll::Ready(Some(Ok(Frame::trailers(well())))),
             Self::Over => Poll::Ready(None),
