@@ -4,10 +4,13 @@
 //! rotates, so that whatever the machine does meanwhile happens to all of them. Figures are medians of ratios within rounds.
 
 pub mod empty;
+mod figure;
 mod machine;
+mod programs;
 mod rows;
 mod servers;
 mod side;
+pub mod socket;
 mod study;
 mod table;
 mod turn;

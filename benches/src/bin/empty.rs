@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use clap::Parser;
 use tidegate_benches::wire::empty::Empty;
+use tidegate_benches::wire::socket::Socket;
 use tidegate_proto::v1::rate_limiter_service_server::RateLimiterServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Builder;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 
 /// As `tidegate` itself.
 #[global_allocator]
@@ -28,6 +30,9 @@ struct Arguments {
     /// A Unix socket to listen on as well
     #[arg(long)]
     unix_socket: Option<PathBuf>,
+    /// Write frames of 256 bytes and more by themselves, as tonic's own listener does
+    #[arg(long)]
+    vectored: bool,
 }
 
 /// Settings as in `tidegate_server::threads`.
@@ -49,11 +54,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let tcp = TcpListener::bind(arguments.listen).await?;
         let unix = arguments.unix_socket.map(UnixListener::bind).transpose()?;
         println!("listening limiter={}", tcp.local_addr()?);
-        let on_tcp = router().serve_with_incoming(TcpIncoming::from(tcp).with_nodelay(Some(true)));
+        let is_vectored = arguments.vectored;
+        let on_tcp = TcpListenerStream::new(tcp).map(|stream| Socket::tcp(stream?, is_vectored));
+        let on_tcp = router().serve_with_incoming(on_tcp);
         match unix {
             Some(unix) => {
-                let on_unix = router().serve_with_incoming(UnixListenerStream::new(unix));
-                tokio::try_join!(on_tcp, on_unix)?;
+                let on_unix = UnixListenerStream::new(unix).map(|stream| stream.map(|s| Socket::unix(s, is_vectored)));
+                tokio::try_join!(on_tcp, router().serve_with_incoming(on_unix))?;
             }
             None => on_tcp.await?,
         }

@@ -4,6 +4,7 @@
 //! `TIDEGATE_BIN=target/release/tidegate target/release/wire`. The load is `tidegate bench` of the same binary, or of that which
 //! `TIDEGATE_BENCH_BIN` names.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -23,6 +24,12 @@ struct Arguments {
     /// Two rounds of half a second: whether it works, not how fast it is
     #[arg(long)]
     quick: bool,
+    /// The folder that benches/peers.sh installed the peers into; they are looked for in PATH too
+    #[arg(long, env = "TIDEGATE_PEERS")]
+    peers: Option<PathBuf>,
+    /// Let T1 write as tonic's own listener does: each frame of 256 bytes or more by itself
+    #[arg(long)]
+    vectored: bool,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,7 +41,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     blocks.retain(|block| arguments.only.is_empty() || arguments.only.iter().any(|name| name == block.name));
     let (rounds, seconds) = if arguments.quick { (2, 0.5) } else { (arguments.rounds, arguments.seconds) };
-    let plan = Plan { rounds, length: Duration::try_from_secs_f64(seconds)? };
-    println!("{}", study(&blocks, plan)?);
+    let length = Duration::try_from_secs_f64(seconds)?;
+    let plan = Plan { rounds, length, peers: arguments.peers, vectored: arguments.vectored };
+    println!("{}", study(&blocks, &plan)?);
     Ok(())
 }

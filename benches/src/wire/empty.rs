@@ -22,7 +22,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Characters of a reservation id for names as `tidegate bench` has them.
-const RESERVATION_ID: usize = 202;
+const RESERVATION_ID: usize = 179;
 /// The limit of every window, tokens a minute.
 pub const LIMIT_TPM: u64 = 1_000_000_000_000;
 /// A use of it as a minute of load leaves it.

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::stopwatch::Stopwatch;
@@ -58,6 +60,18 @@ fn busy_and_stolen() -> io::Result<(Duration, Duration)> {
     let of = |field: usize| TICK * ticks.get(field).copied().unwrap_or(0);
     // For users, nicely, the system, interrupts, soft ones; stolen.
     Ok(([0, 1, 2, 5, 6].map(of).iter().sum(), of(7)))
+}
+
+/// A program that runs on this core alone, or anywhere; anywhere too where there is one core.
+pub(super) fn on_core(program: &Path, core: Option<&str>) -> Command {
+    match core.filter(|_| cores() > 1) {
+        Some(core) => {
+            let mut command = Command::new("taskset");
+            command.args(["--cpu-list", core]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
 }
 
 /// How many processors this process may use.

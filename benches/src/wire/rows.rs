@@ -1,62 +1,20 @@
 //! What is compared with what, and what must come out.
 
+use super::figure::{Bar, Figure};
 use super::side::{Side, Subject};
-use super::turn::Turn;
 
 /// Keys that are all hot.
 const HOT: &str = "--keys 64";
 /// More keys than caches hold.
-const MANY: &str = "--keys 1000000";
-/// Touches nearly all of [`MANY`] before a turn.
-const TOUCH: &str = "--keys 1000000 --warm-up 1ms --duration 12s --view decision --connections 4 --streams 32";
+const MANY: &str = "--keys 1M";
+/// Names nearly all of [`MANY`] before a turn.
+const TOUCH: &str = "--keys 1M --call batch --batch 256 --streams 4 --view decision --warm-up 1ms --duration 2500ms";
 
-/// What a row compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Figure {
-    /// Calls a second; settlements are calls.
-    Calls,
-}
-
-impl Figure {
-    /// The figure of a turn.
-    pub(super) const fn of(self, turn: &Turn) -> f64 {
-        match self {
-            Self::Calls => turn.calls_per_s,
-        }
-    }
-
-    /// Microseconds of the server's processor time for one.
-    pub(super) const fn cost(self, turn: &Turn) -> f64 {
-        match self {
-            Self::Calls => turn.server_us_per_call,
-        }
-    }
-
-    pub(super) const fn unit(self) -> &'static str {
-        match self {
-            Self::Calls => "calls/s",
-        }
-    }
-}
-
-/// What the ratio must be.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Bar {
-    /// At least this; the second is the aim.
-    AtLeast(f64, f64),
-    /// Nothing: it is only reported.
-    None,
-}
-
-impl Bar {
-    /// Whether it is met; `None` where there is none.
-    pub(super) fn is_met(self, ratio: f64) -> Option<bool> {
-        match self {
-            Self::AtLeast(bar, _) => Some(ratio >= bar),
-            Self::None => None,
-        }
-    }
-}
+/// Shapes of a load: connections and streams on each.
+const FOUR: &str = "--connections 4 --streams 32";
+const MANY_CONNECTIONS: &str = "--connections 64 --streams 1";
+/// As many calls in flight as a pipeline may have, over as many connections as [`FOUR`] has.
+const PIPELINE: &str = "--call pipeline --connections 4 --in-flight 256";
 
 /// One comparison.
 #[derive(Clone, Debug)]
@@ -76,37 +34,149 @@ pub struct Block {
     pub(super) rows: Vec<Row>,
 }
 
+impl Block {
+    const fn new(name: &'static str) -> Self {
+        Self { name, rows: Vec::new() }
+    }
+
+    fn row(mut self, what: &str, figure: Figure, [ours, theirs]: [Side; 2], bar: Bar) -> Self {
+        self.rows.push(Row { what: what.to_owned(), ours, theirs, figure, bar });
+        self
+    }
+}
+
 /// All of them.
 #[must_use]
 pub fn blocks() -> Vec<Block> {
+    let least = Bar::AtLeast;
     vec![
-        unary("unary-4x32", "4x32", "--connections 4 --streams 32", [0.85, 1.0], Some([0.75, 0.9])),
-        unary("unary-64x1", "64x1", "--connections 64 --streams 1", [0.92, 1.0], None),
+        unary("unary-4x32", "4x32", FOUR, least(0.85, 1.0)),
+        many(),
+        unary("unary-64x1", "64x1", MANY_CONNECTIONS, least(0.92, 1.0)),
+        throttlecrab(),
+        pipeline(),
+        batch(),
+        redis(),
+        threads(),
+        latency("latency-5k", 5_000),
+        latency("latency-20k", 20_000),
     ]
 }
 
+fn tidegate(load: &str) -> Side {
+    Side::new(Subject::TIDEGATE, load).with(HOT)
+}
+
+/// tidegate with all of [`MANY`] in its table.
+fn many_keys(load: &str) -> Side {
+    Side::new(Subject::MANY_KEYS, load).with(MANY).after(TOUCH)
+}
+
+fn t1(load: &str) -> Side {
+    Side::new(Subject::Empty, load).with(HOT)
+}
+
 /// CheckAndReserve, each call on its own, against T1.
-fn unary(name: &'static str, shape: &str, load: &str, hot: [f64; 2], many: Option<[f64; 2]>) -> Block {
-    let mut rows = Vec::new();
-    let mut row = |subject, keys: &str, flags: &str, bar: Option<[f64; 2]>| {
-        let ours = Side::new(subject, load).with(keys).with(flags);
-        let touched = subject == Subject::MANY_KEYS;
-        rows.push(Row {
-            what: format!("unary {shape}, {}{flags}", if touched { "1M keys, " } else { "" }),
-            ours: if touched { ours.after(TOUCH) } else { ours },
-            theirs: Side::new(Subject::Empty, load).with(HOT).with(flags),
-            figure: Figure::Calls,
-            bar: bar.map_or(Bar::None, |[bar, aim]| Bar::AtLeast(bar, aim)),
-        });
+fn unary(name: &'static str, shape: &str, load: &str, bar: Bar) -> Block {
+    let pair = |flags: &str| [tidegate(load).with(flags), t1(load).with(flags)];
+    let what = |rest: &str| format!("unary {shape}, hot keys, {rest}");
+    Block::new(name)
+        .row(&what("FULL"), Figure::Calls, pair("--view full"), bar)
+        .row(&what("FULL, settled"), Figure::Calls, pair("--view full --settle"), bar)
+        .row(&what("WINDOWS"), Figure::Calls, pair("--view windows"), Bar::None)
+        .row(&what("DECISION"), Figure::Calls, pair("--view decision"), Bar::None)
+        .row(&what("DECISION, settled"), Figure::Calls, pair("--view decision --settle"), Bar::None)
+}
+
+/// The same for keys that no cache holds.
+fn many() -> Block {
+    let pair = |flags: &str| [many_keys(FOUR).with(flags), t1(FOUR).with(flags)];
+    let bar = Bar::AtLeast(0.75, 0.9);
+    Block::new("unary-1M").row("unary 4x32, 1M uniform keys, FULL", Figure::Calls, pair("--view full"), bar).row(
+        "unary 4x32, 1M uniform keys, FULL, settled",
+        Figure::Calls,
+        pair("--view full --settle"),
+        bar,
+    )
+}
+
+fn throttlecrab() -> Block {
+    let view = "--view decision";
+    let pair = |load: &str| {
+        let theirs = Side::new(Subject::Throttlecrab, load).with(HOT).with("--speak throttlecrab");
+        [tidegate(load).with(view), theirs]
     };
-    row(Subject::TIDEGATE, HOT, "--view full", Some(hot));
-    row(Subject::TIDEGATE, HOT, "--view full --settle", Some(hot));
-    row(Subject::TIDEGATE, HOT, "--view windows", None);
-    row(Subject::TIDEGATE, HOT, "--view decision", None);
-    row(Subject::TIDEGATE, HOT, "--view decision --settle", None);
-    if let Some(bar) = many.filter(|_| false) {
-        row(Subject::MANY_KEYS, MANY, "--view full", Some(bar));
-        row(Subject::MANY_KEYS, MANY, "--view full --settle", Some(bar));
-    }
-    Block { name, rows }
+    Block::new("throttlecrab").row("unary 4x32, DECISION", Figure::Calls, pair(FOUR), Bar::AtLeast(1.35, 1.6)).row(
+        "unary 64x1, DECISION",
+        Figure::Calls,
+        pair(MANY_CONNECTIONS),
+        Bar::AtLeast(1.2, 1.35),
+    )
+}
+
+fn pipeline() -> Block {
+    let unary = || t1(FOUR).with("--view full");
+    let pair = |ours: Side, flags: &str| [ours.with(flags), unary()];
+    let (hot, many) = (Bar::AtLeast(5.0, 8.0), Bar::AtLeast(3.0, 4.0));
+    let of = Figure::Decisions;
+    Block::new("pipeline")
+        .row("Pipeline, hot keys, FULL", of, pair(tidegate(PIPELINE), "--view full"), hot)
+        .row("Pipeline, 1M uniform keys, FULL", of, pair(many_keys(PIPELINE), "--view full"), many)
+        .row("Pipeline, hot keys, WINDOWS", of, pair(tidegate(PIPELINE), "--view windows"), Bar::None)
+        .row("Pipeline, hot keys, DECISION", of, pair(tidegate(PIPELINE), "--view decision"), Bar::None)
+        .row("Pipeline, 1M uniform keys, DECISION", of, pair(many_keys(PIPELINE), "--view decision"), Bar::None)
+        .row("Pipeline, hot keys, FULL, settled: calls", Figure::Calls, settled(), Bar::None)
+}
+
+fn settled() -> [Side; 2] {
+    [tidegate(PIPELINE).with("--view full --settle"), t1(FOUR).with("--view full --settle")]
+}
+
+fn batch() -> Block {
+    let load = |size: &str| format!("--call batch --connections 4 --streams 4 --batch {size}");
+    let pair = |size: &str, view: &str| [tidegate(&load(size)).with(view), t1(FOUR).with("--view full")];
+    let of = Figure::Decisions;
+    Block::new("batch")
+        .row("batches of 64, FULL", of, pair("64", "--view full"), Bar::AtLeast(5.0, 8.0))
+        .row("batches of 256, FULL", of, pair("256", "--view full"), Bar::AtLeast(7.0, 10.0))
+        .row("batches of 64, DECISION", of, pair("64", "--view decision"), Bar::None)
+        .row("batches of 256, DECISION", of, pair("256", "--view decision"), Bar::None)
+        .row("batches of 64, FULL, settled", of, pair("64", "--view full --settle"), Bar::None)
+}
+
+fn redis() -> Block {
+    let redis = |load: &str| Side::new(Subject::Redis, load).with(HOT).with("--speak redis");
+    let unary = Bar::AtLeast(1.6, 2.0);
+    let ours = |load: &str| tidegate(load).with("--view decision");
+    let piped = [ours(PIPELINE), redis("--connections 4 --call pipeline --in-flight 64")];
+    let of = Figure::Decisions;
+    Block::new("redis")
+        .row("unary 4x32, DECISION; 128 clients", of, [ours(FOUR), redis("--connections 128")], unary)
+        .row("unary 64x1, DECISION; 64 clients", of, [ours(MANY_CONNECTIONS), redis("--connections 64")], unary)
+        .row("Pipeline, DECISION; 4 clients, 64 each", of, piped, Bar::AtLeast(10.0, 15.0))
+}
+
+/// Two threads against one: decisions for each second of processor time.
+fn threads() -> Block {
+    let on = |threads| Side::new(Subject::Tidegate { threads, process: 0 }, FOUR).with(HOT).on_all_cores();
+    let pair = |flags: &str| [on(2).with(flags), on(1).with(flags)];
+    let bar = Bar::AtLeast(0.8, 0.95);
+    Block::new("threads").row("2 threads against 1, FULL", Figure::DecisionsOfProcessor, pair("--view full"), bar).row(
+        "2 threads against 1, DECISION",
+        Figure::DecisionsOfProcessor,
+        pair("--view decision"),
+        bar,
+    )
+}
+
+fn latency(name: &'static str, rate: u32) -> Block {
+    let load = format!("--connections 4 --rate {rate} --view full");
+    let pair = |unix: bool| [tidegate(&load), t1(&load)].map(|side| if unix { side.unix() } else { side });
+    let what = |quantile: &str, socket: &str| format!("{quantile} at {rate} calls/s, {socket}");
+    let (median, tail) = (Bar::AtMost(1.15, 1.05), Bar::AtMost(1.3, 1.1));
+    Block::new(name)
+        .row(&what("p50", "TCP"), Figure::P50, pair(false), median)
+        .row(&what("p99", "TCP"), Figure::P99, pair(false), tail)
+        .row(&what("p50", "Unix socket"), Figure::P50, pair(true), median)
+        .row(&what("p99", "Unix socket"), Figure::P99, pair(true), tail)
 }

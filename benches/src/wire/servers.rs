@@ -3,45 +3,24 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::empty::LIMIT_TPM;
+use super::programs::Programs;
 use super::side::{Cores, Side, Subject};
 use super::{Failure, machine};
 
 /// The core of servers.
 const SERVER_CORE: &str = "0";
-/// The core of the load.
-pub(super) const LOAD_CORE: &str = "1";
 
-/// Where the programs are.
-#[derive(Clone, Debug)]
-pub(super) struct Programs {
-    pub(super) tidegate: PathBuf,
-    pub(super) load: PathBuf,
-    pub(super) empty: PathBuf,
-}
-
-impl Programs {
-    /// As the environment says: `TIDEGATE_BIN`, and `TIDEGATE_BENCH_BIN` where another binary makes the load.
-    pub(super) fn find() -> Result<Self, Failure> {
-        let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
-        // What `./test` builds is compiled otherwise, and may be of another day.
-        let tidegate = named("TIDEGATE_BIN").ok_or("name the released binary in TIDEGATE_BIN")?;
-        let load = named("TIDEGATE_BENCH_BIN").unwrap_or_else(|| tidegate.clone());
-        let empty = std::env::current_exe()?.with_file_name("empty");
-        for program in [&tidegate, &load, &empty] {
-            if !program.exists() {
-                let name = program.display();
-                return Err(format!("{name} is not there: cargo build --release --workspace --bins").into());
-            }
-        }
-        Ok(Self { tidegate, load, empty })
-    }
-}
+/// How often, and after which time each, a server is tried that does not say when it serves.
+const TRIES: usize = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// A server that runs.
 #[derive(Debug)]
@@ -61,6 +40,34 @@ impl Server {
     pub(super) fn target(&self, side: &Side) -> String {
         if side.unix { format!("unix:{}", self.unix.display()) } else { self.tcp.clone() }
     }
+
+    /// Starts a server that says where it listens.
+    fn listening(mut command: Command, unix: PathBuf) -> Result<Self, Failure> {
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().ok_or("standard output is piped")?;
+        let mut server = Self { child, tcp: String::new(), unix };
+        for line in BufReader::new(output).lines() {
+            if let Some(rest) = line?.strip_prefix("listening limiter=") {
+                let address = rest.split([',', ' ']).next().unwrap_or_default();
+                server.tcp = format!("http://{address}");
+                return Ok(server);
+            }
+        }
+        Err(format!("{command:?} ended before it served").into())
+    }
+
+    /// Starts a server that takes connections on `port` sooner or later.
+    fn on_port(mut command: Command, port: u16) -> Result<Self, Failure> {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let server = Self { child, tcp: format!("http://127.0.0.1:{port}"), unix: PathBuf::new() };
+        for _ in 0..TRIES {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Ok(server);
+            }
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+        Err(format!("{command:?} does not serve").into())
+    }
 }
 
 impl Drop for Server {
@@ -73,24 +80,15 @@ impl Drop for Server {
 
 /// Those that run.
 #[derive(Debug)]
-pub(super) struct Servers {
-    programs: Programs,
+pub(super) struct Servers<'a> {
+    programs: &'a Programs,
     folder: TempDir,
     running: BTreeMap<Subject, Server>,
 }
 
-impl Servers {
-    pub(super) fn new(programs: Programs) -> Result<Self, Failure> {
+impl<'a> Servers<'a> {
+    pub(super) fn new(programs: &'a Programs) -> Result<Self, Failure> {
         Ok(Self { programs, folder: tempfile::tempdir()?, running: BTreeMap::new() })
-    }
-
-    /// Why this server cannot be had here, if it cannot.
-    pub(super) fn missing(&self, subject: Subject) -> Option<&'static str> {
-        match subject {
-            Subject::Tidegate { .. } | Subject::Empty => None,
-            Subject::Throttlecrab => Some("no throttlecrab"),
-            Subject::Redis => Some("no redis-server"),
-        }
     }
 
     /// Starts the server of `side`, unless it runs.
@@ -99,13 +97,11 @@ impl Servers {
             return Ok(());
         }
         let server = match side.subject {
-            Subject::Tidegate { threads, process } => self.tidegate(threads, process)?,
-            Subject::Empty => self.empty()?,
-            Subject::Throttlecrab | Subject::Redis => return Err("not here".into()),
+            Subject::Tidegate { threads, process } => self.tidegate(side, threads, process)?,
+            Subject::Empty => self.empty(side)?,
+            Subject::Throttlecrab => self.throttlecrab(side)?,
+            Subject::Redis => self.redis(side)?,
         };
-        if side.cores == Cores::Apart && machine::cores() > 1 {
-            pin(server.pid())?;
-        }
         self.running.insert(side.subject, server);
         Ok(())
     }
@@ -115,21 +111,42 @@ impl Servers {
         self.running.get(&side.subject).ok_or_else(|| "the server does not run".into())
     }
 
-    fn tidegate(&self, threads: u8, process: u8) -> Result<Server, Failure> {
-        let (folder, name) = (self.folder.path(), format!("tidegate-{threads}-{process}"));
-        let (config, unix) = (folder.join(&name).with_extension("toml"), folder.join(&name).with_extension("sock"));
+    fn tidegate(&self, side: &Side, threads: u8, process: u8) -> Result<Server, Failure> {
+        let name = self.folder.path().join(format!("tidegate-{threads}-{process}"));
+        let (config, unix) = (name.with_extension("toml"), name.with_extension("sock"));
         fs::write(&config, settings(threads))?;
-        let mut command = Command::new(&self.programs.tidegate);
+        let mut command = pinned(&self.programs.tidegate, side);
         command.arg("serve").arg("--config").arg(&config).args(["--listen", "127.0.0.1:0", "--http-listen", "off"]);
         command.args(["--admin-listen", "off", "--log-filter", "warn", "--unix-socket"]).arg(&unix);
-        listening(command, unix)
+        Server::listening(command, unix)
     }
 
-    fn empty(&self) -> Result<Server, Failure> {
+    fn empty(&self, side: &Side) -> Result<Server, Failure> {
         let unix = self.folder.path().join("empty.sock");
-        let mut command = Command::new(&self.programs.empty);
+        let mut command = pinned(&self.programs.empty, side);
         command.arg("--unix-socket").arg(&unix);
-        listening(command, unix)
+        if self.programs.vectored {
+            command.arg("--vectored");
+        }
+        Server::listening(command, unix)
+    }
+
+    /// As its authors release it, with its default store; it starts as many threads as it has cores.
+    fn throttlecrab(&self, side: &Side) -> Result<Server, Failure> {
+        let port = free_port()?;
+        let mut command = pinned(&self.programs.throttlecrab, side);
+        command.args(["--grpc", "--grpc-host", "127.0.0.1", "--log-level", "error", "--grpc-port"]);
+        command.arg(port.to_string());
+        Server::on_port(command, port)
+    }
+
+    /// Without persistence.
+    fn redis(&self, side: &Side) -> Result<Server, Failure> {
+        let port = free_port()?;
+        let mut command = pinned(&self.programs.redis, side);
+        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]).arg(port.to_string());
+        command.current_dir(self.folder.path());
+        Server::on_port(command, port)
     }
 }
 
@@ -139,30 +156,18 @@ fn settings(threads: u8) -> String {
     let bounds = format!("{{ floor = {LIMIT_TPM}, ceiling = {LIMIT_TPM} }}");
     format!(
         "threads = {threads}\n\
-         [bounds]\nkeys = \"4M\"\nreservations = \"16M\"\nreservations_per_key = \"16M\"\n\
+         [bounds]\nkeys = \"4M\"\nreservations = \"16M\"\nreservations_per_key = \"16M\"\nremembered = \"16M\"\n\
          [tiers.tier-1.bounds]\nprompt = {bounds}\nuncached_prompt = {bounds}\ngenerated = {bounds}\n"
     )
 }
 
-/// Starts a server that says where it listens.
-fn listening(mut command: Command, unix: PathBuf) -> Result<Server, Failure> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let output = child.stdout.take().ok_or("standard output is piped")?;
-    let mut server = Server { child, tcp: String::new(), unix };
-    for line in BufReader::new(output).lines() {
-        if let Some(rest) = line?.strip_prefix("listening limiter=") {
-            let address = rest.split([',', ' ']).next().unwrap_or_default();
-            server.tcp = format!("http://{address}");
-            return Ok(server);
-        }
-    }
-    Err(format!("{} ended before it served", Path::new(command.get_program()).display()).into())
+/// A program on the servers' core, from its first instruction on: it counts cores when it starts.
+fn pinned(program: &Path, side: &Side) -> Command {
+    let mut command = machine::on_core(program, (side.cores == Cores::Apart).then_some(SERVER_CORE));
+    command.stdin(Stdio::null());
+    command
 }
 
-fn pin(pid: u32) -> Result<(), Failure> {
-    let pinned = Command::new("taskset")
-        .args(["--all-tasks", "--cpu-list", "--pid", SERVER_CORE, &pid.to_string()])
-        .stdout(Stdio::null())
-        .status()?;
-    if pinned.success() { Ok(()) } else { Err("taskset cannot pin the server".into()) }
+fn free_port() -> Result<u16, Failure> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

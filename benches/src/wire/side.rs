@@ -82,11 +82,6 @@ impl Side {
     pub(super) fn on_all_cores(self) -> Self {
         Self { cores: Cores::Shared, ..self }
     }
-
-    /// Whether calls are made at a rate, whatever the server does: then it is not to be busy.
-    pub(super) fn is_open_loop(&self) -> bool {
-        self.load.iter().any(|word| word == "--rate")
-    }
 }
 
 fn words(text: &str) -> Vec<String> {

@@ -1,9 +1,11 @@
 //! The run: blocks one after the other, the sides of each by turns.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::programs::Programs;
 use super::rows::{Block, Row};
-use super::servers::{Programs, Servers};
+use super::servers::Servers;
 use super::side::{Side, Subject};
 use super::turn::{Turn, turn};
 use super::{Failure, machine, table};
@@ -11,13 +13,17 @@ use super::{Failure, machine, table};
 /// Bytes that T1's answer may be longer or shorter than tidegate's: the numbers in it have other digits.
 const OTHER_BYTES: f64 = 24.0;
 
-/// How much is measured.
-#[derive(Clone, Copy, Debug)]
+/// How much is measured, and of what.
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// Rounds without a disturbance that each block is to have.
     pub rounds: usize,
     /// Time for each side in each round.
     pub length: Duration,
+    /// Where `benches/peers.sh` put the peers.
+    pub peers: Option<PathBuf>,
+    /// Whether T1 writes as tonic's own listener does.
+    pub vectored: bool,
 }
 
 /// What the sides of a block came to.
@@ -47,8 +53,8 @@ impl Seen<'_> {
 ///
 /// # Errors
 /// A program is not there or does not serve; a call fails or is denied; T1 answers with another size than tidegate.
-pub fn study(blocks: &[Block], plan: Plan) -> Result<String, Failure> {
-    let programs = Programs::find()?;
+pub fn study(blocks: &[Block], plan: &Plan) -> Result<String, Failure> {
+    let programs = Programs::find(plan.peers.as_deref(), plan.vectored)?;
     let mut out =
         format!("{}; {} rounds of {} ms for each side\n", machine::line(), plan.rounds, plan.length.as_millis());
     for block in blocks {
@@ -58,23 +64,24 @@ pub fn study(blocks: &[Block], plan: Plan) -> Result<String, Failure> {
     Ok(out)
 }
 
-fn run<'a>(programs: &Programs, block: &'a Block, plan: Plan) -> Result<Seen<'a>, Failure> {
+fn run<'a>(programs: &Programs, block: &'a Block, plan: &Plan) -> Result<Seen<'a>, Failure> {
     let mut sides: Vec<Side> = Vec::new();
     for side in block.rows.iter().flat_map(|row| [&row.ours, &row.theirs]) {
         if !sides.contains(side) {
             sides.push(side.clone());
         }
     }
-    let mut servers = Servers::new(programs.clone())?;
-    let missing: Vec<_> = sides.iter().map(|side| servers.missing(side.subject)).collect();
+    let mut servers = Servers::new(programs)?;
+    let missing: Vec<_> = sides.iter().map(|side| programs.missing(side.subject)).collect();
     let here: Vec<usize> = (0..sides.len()).filter(|index| missing[*index].is_none()).collect();
     for index in &here {
         servers.start(&sides[*index])?;
     }
     let mut seen = Seen { block, turns: vec![Vec::new(); sides.len()], sides, missing, dropped: 0 };
+    let Some(first) = here.first() else { return Ok(seen) };
     // The first round makes keys and faults memory in; it counts for nothing.
     let mut tries = 0;
-    while seen.turns[here[0]].len() < plan.rounds && tries <= 2 * plan.rounds {
+    while seen.turns[*first].len() < plan.rounds && tries <= 2 * plan.rounds {
         let mut round = vec![None; seen.sides.len()];
         for step in 0..here.len() {
             let index = here[(step + tries) % here.len()];

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Failure;
-use super::rows::{Bar, Row};
+use super::rows::Row;
 use super::study::Seen;
 use super::turn::Turn;
 use crate::durable::median;
@@ -57,7 +57,7 @@ pub(super) fn draw(seen: &Seen<'_>) -> Result<String, Failure> {
 }
 
 fn compared(row: &Row, seen: &Seen<'_>) -> [String; 9] {
-    let (what, bar) = (row.what.clone(), bar(row.bar));
+    let (what, bar) = (row.what.clone(), row.bar.text());
     let other = row.theirs.subject.name();
     let pairs = match seen.pairs(row) {
         Ok(pairs) if !pairs.is_empty() => pairs,
@@ -69,7 +69,7 @@ fn compared(row: &Row, seen: &Seen<'_>) -> [String; 9] {
     let ratio = of(&|(ours, theirs)| figure.of(ours) / figure.of(theirs));
     let by_cost = of(&|(ours, theirs)| figure.cost(theirs) / figure.cost(ours));
     let idle = |side: fn(&(Turn, Turn)) -> Turn| {
-        pairs.iter().filter(|pair| !side(pair).server_was_busy()).count() * 2 > pairs.len()
+        figure.is_throughput() && pairs.iter().filter(|pair| !side(pair).server_was_busy()).count() * 2 > pairs.len()
     };
     let (ours_idle, theirs_idle) = (idle(|pair| pair.0), idle(|pair| pair.1));
     let mark = |idle| if idle { "*" } else { "" };
@@ -91,13 +91,6 @@ fn compared(row: &Row, seen: &Seen<'_>) -> [String; 9] {
 fn not_here(what: String, bar: String, why: &str) -> [String; 9] {
     let none = String::new;
     [what, format!("**{why}**"), none(), none(), none(), none(), none(), bar, "**not measured**".to_owned()]
-}
-
-fn bar(bar: Bar) -> String {
-    match bar {
-        Bar::AtLeast(bar, aim) => format!(">= {bar} ({aim})"),
-        Bar::None => String::new(),
-    }
 }
 
 fn sides(seen: &Seen<'_>) -> Table {

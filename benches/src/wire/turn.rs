@@ -1,14 +1,18 @@
 //! One turn: a side is loaded for a while, and what came of it.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::Failure;
-use super::machine::{Watched, cores, processor_time};
-use super::servers::{LOAD_CORE, Programs, Server};
+use super::machine::{self, Watched, processor_time};
+use super::programs::Programs;
+use super::servers::Server;
 use super::side::{Cores, Side};
+
+/// The core of the load.
+const LOAD_CORE: &str = "1";
 
 /// Share of the machine that others may use in a turn.
 const OTHERS: f64 = 0.05;
@@ -18,6 +22,8 @@ const STOLEN: f64 = 0.01;
 const BUSY: f64 = 0.9;
 /// Before what is measured.
 const WARM_UP: &str = "300ms";
+/// After a load that is not measured: longer than its reservations live.
+const PAUSE: Duration = Duration::from_millis(1_500);
 
 /// What came of a turn.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +55,8 @@ impl Turn {
 pub(super) fn turn(programs: &Programs, server: &Server, side: &Side, length: Duration) -> Result<Turn, Failure> {
     if !side.before.is_empty() {
         bench(programs, server, side, &side.before, &[])?;
+        // What it reserved expires meanwhile.
+        std::thread::sleep(PAUSE);
     }
     let (watched, server_before) = (Watched::start()?, processor_time(server.pid())?);
     let length = format!("{}ms", length.as_millis());
@@ -91,14 +99,7 @@ fn bench(
     load: &[String],
     rest: &[&str],
 ) -> Result<(Value, Duration), Failure> {
-    let mut command = match side.cores {
-        Cores::Apart if cores() > 1 => {
-            let mut command = Command::new("taskset");
-            command.args(["--cpu-list", LOAD_CORE]).arg(&programs.load);
-            command
-        }
-        Cores::Apart | Cores::Shared => Command::new(&programs.load),
-    };
+    let mut command = machine::on_core(&programs.load, (side.cores == Cores::Apart).then_some(LOAD_CORE));
     command.args(["bench", "--json", "--target", &server.target(side), "--pid", &server.pid().to_string()]);
     let output = command.args(load).args(rest).stdin(Stdio::null()).output()?;
     if !output.status.success() {

@@ -5,66 +5,87 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::{ValueEnum, value_parser};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::LocalSet;
 
 use crate::failure::Failure;
-use crate::output::{print, print_json, remark};
+use crate::output::{print, print_json};
 use crate::target::LimiterTarget;
-use exchange::Exchange;
-use keys::{Draw, Keys};
-use meter::{Measured, Meter};
+use keys::Draw;
+use meter::Meter;
 use report::Report;
-use reserve::{Reserve, Template};
 use tidegate_proto::v1::ResponseView;
-use tidegate_server::config::amount::parse_duration;
+use tidegate_server::config::amount::{parse_duration, parse_tokens};
 
+mod batch;
 mod closed;
 mod exchange;
 mod fields;
 mod keys;
 mod link;
+mod load;
 mod meter;
+mod open;
+mod pipeline;
+mod redis;
 mod report;
 mod reserve;
+mod throttlecrab;
 
 const EXAMPLES: &str = "\
 Examples:
   tidegate bench
   tidegate bench --connections 64 --streams 1 --view decision --settle
-  tidegate bench --keys 1000000 --draw zipf --json | jq .decisions_per_s
+  tidegate bench --call pipeline --in-flight 1024 --keys 1M
+  tidegate bench --rate 5000 --json | jq .latency_us
 
-Every request reserves tokens for real, for accounts `account-...` that are not configured: a load
-of a limiter that others use is not what this is for. Limits that are reached make it count
-denials, which is no failure; an answer that decides nothing is one.
-To see what the server itself costs, name its process with --pid and give it a core of its own.";
+Every request reserves tokens for real, for accounts `account-...` that need not be configured: do
+not load a limiter that others rely on. Denials are counted; an error, or an answer that decides
+nothing, makes the command fail.
+For the server's own cost, name its process with --pid, and give server and load a core each.";
 
 /// Measure how many decisions a running limiter makes, and how long a caller waits
 ///
-/// Each stream makes its next call when the one before is answered.
+/// Each stream makes its next call when the one before is answered, unless --rate is given.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BenchArgs {
+    /// What is called
+    #[arg(long, value_enum, default_value_t = CallKind::Unary)]
+    call: CallKind,
+
     /// Connections
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u16).range(1..=1_024))]
     connections: u16,
 
-    /// Streams on each connection
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = value_parser!(u16).range(1..=256))]
-    streams: u16,
+    /// Streams on each connection [default: 32; of pipelines 1]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
+    streams: Option<u16>,
+
+    /// Calls in flight on each pipeline [default: 256]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1_024))]
+    in_flight: Option<u16>,
+
+    /// Reservations in each batch [default: 64]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
+    batch: Option<u16>,
+
+    /// Make so many unary calls a second, at random instants, each timed from when it was due
+    #[arg(long, value_name = "CALLS/S", value_parser = value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
 
     /// What answers contain
     #[arg(long, value_enum, default_value_t = View::Full)]
     view: View,
 
-    /// Limit keys that are asked about
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(u32).range(1..=1_000_000_000))]
+    /// Limit keys that are asked about, such as 1M
+    #[arg(long, value_name = "N", default_value = "64", value_parser = parse_keys)]
     keys: u32,
 
     /// How often each key comes up
     #[arg(long, value_enum, default_value_t = Draw::Uniform)]
     draw: Draw,
 
-    /// Settle each reservation at once
+    /// Settle each reservation at once; settlements count as calls, in a batch as one
     #[arg(long)]
     settle: bool,
 
@@ -84,12 +105,41 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
 
+    /// What the target is: a peer gets the same load, for comparison
+    ///
+    /// throttlecrab: its gRPC call Throttle. redis: a script with three counters, one call at a time on each connection, or
+    /// --in-flight of them with --call pipeline.
+    #[arg(long, value_enum, default_value_t = Speak::Tidegate)]
+    speak: Speak,
+
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
     limiter: LimiterTarget,
+}
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CallKind {
+    /// CheckAndReserve
+    Unary,
+    /// The same on streams, many calls in flight on each
+    Pipeline,
+    /// BatchCheckAndReserve
+    Batch,
+}
+
+/// What the target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Speak {
+    /// tidegate
+    Tidegate,
+    /// throttlecrab
+    Throttlecrab,
+    /// Redis or Valkey
+    Redis,
 }
 
 /// What answers contain.
@@ -119,58 +169,48 @@ impl From<View> for ResponseView {
 /// Loads, measures, shows.
 pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     let meter = Rc::new(Meter::new()?);
-    let measured = LocalSet::new().run_until(args.load(&meter)).await?;
-    let calls = measured.counts.calls;
-    let report = Report(measured);
+    let measured = LocalSet::new().run_until(load::run(&args, &meter)).await?;
+    let (calls, report) = (measured.counts.calls, Report(measured));
     if args.json {
         print_json(&report.json())?;
     } else {
         print(&report.text())?;
     }
-    if let Some((errors, first)) = meter.errors() {
-        return Err(Failure::Failed(format!("{errors} calls failed; the first: {first}")));
+    match meter.errors() {
+        Some((errors, first)) => Err(Failure::Failed(format!("{errors} calls failed; the first: {first}"))),
+        None if calls == 0 => Err(Failure::Failed("no call was answered while it was measured".to_owned())),
+        None => Ok(ExitCode::SUCCESS),
     }
-    if calls == 0 {
-        return Err(Failure::Failed("no call was answered".to_owned()));
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 impl BenchArgs {
-    async fn load(&self, meter: &Rc<Meter>) -> Result<Measured, Failure> {
-        let reserve = Reserve::new(Template::new(self.view.into(), self.ttl), self.keys(0), self.settle);
-        let mut load = JoinSet::new();
-        self.exchange(&mut load, reserve, meter).await?;
-        let measured = meter.run(self.warm_up, self.duration, self.pid).await?;
-        let ended = tokio::time::timeout(self.limiter.timeout, async { while load.join_next().await.is_some() {} });
-        if ended.await.is_err() {
-            remark(&format!("{} streams had a call without an answer when the time was over.", load.len()));
-            return Err(Failure::Failed(format!("calls were not answered within {:?}", self.limiter.timeout)));
-        }
-        Ok(measured)
+    /// Whether the flags go together: one that would do nothing is a mistake.
+    fn check(&self) -> Result<(), Failure> {
+        let is_grpc = self.speak != Speak::Redis;
+        let wrong = [
+            (self.in_flight.is_some() && self.call != CallKind::Pipeline, "--in-flight is for --call pipeline"),
+            (self.batch.is_some() && self.call != CallKind::Batch, "--batch is for --call batch"),
+            (
+                self.rate.is_some() && (self.call != CallKind::Unary || !is_grpc),
+                "--rate is for --call unary, of tidegate or throttlecrab",
+            ),
+            (self.rate.is_some() && self.streams.is_some(), "--streams says nothing with --rate"),
+            (self.streams.is_some() && !is_grpc, "--streams is for gRPC: Redis has connections alone"),
+            (self.settle && self.speak != Speak::Tidegate, "--settle is for tidegate: nobody else has settlements"),
+            (
+                self.speak == Speak::Throttlecrab && self.call != CallKind::Unary,
+                "throttlecrab has no call but --call unary",
+            ),
+            (self.speak == Speak::Redis && self.call == CallKind::Batch, "Redis has no --call batch"),
+        ];
+        wrong.iter().find(|(is_wrong, _)| *is_wrong).map_or(Ok(()), |(_, why)| Err(Failure::Usage((*why).to_owned())))
     }
+}
 
-    /// Begins to exchange calls on all streams.
-    async fn exchange(
-        &self,
-        load: &mut JoinSet<()>,
-        exchange: impl Exchange,
-        meter: &Rc<Meter>,
-    ) -> Result<(), Failure> {
-        for connection in 0..self.connections {
-            let requests = link::connect(&self.limiter.target).await?;
-            for stream in 0..self.streams {
-                let seed = u64::from(connection) << 16 | u64::from(stream);
-                let exchange = exchange.clone().with_keys(self.keys(seed));
-                load.spawn_local(closed::run(requests.clone(), exchange, Rc::clone(meter)));
-            }
-        }
-        Ok(())
-    }
-
-    fn keys(&self, seed: u64) -> Keys {
-        Keys::new(self.keys, self.draw, seed + 1)
-    }
+fn parse_keys(text: &str) -> Result<u32, String> {
+    let keys = parse_tokens(text).map_err(|error| error.to_string())?;
+    let keys = u32::try_from(keys).ok().filter(|keys| (1..=1_000_000_000).contains(keys));
+    keys.ok_or_else(|| "must be from 1 to 1G".to_owned())
 }
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {

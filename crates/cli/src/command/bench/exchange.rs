@@ -12,9 +12,21 @@ pub(super) struct Verdicts {
 }
 
 impl Verdicts {
+    /// One that allowed.
+    pub(super) const ALLOWED: Self = Self { allowed: 1, denied: 0 };
+    /// One that denied.
+    pub(super) const DENIED: Self = Self { allowed: 0, denied: 1 };
+    /// None.
+    pub(super) const NONE: Self = Self { allowed: 0, denied: 0 };
+
     /// All of them.
     pub(super) const fn count(self) -> u64 {
         self.allowed + self.denied
+    }
+
+    /// With these too.
+    pub(super) const fn and(self, more: Self) -> Self {
+        Self { allowed: self.allowed + more.allowed, denied: self.denied + more.denied }
     }
 }
 
@@ -32,28 +44,25 @@ pub(super) struct Decided {
 }
 
 /// A gRPC call that decides, over and over, and the settlement of what it allowed.
-pub(super) trait Exchange: Clone + 'static {
+pub(super) trait Exchange: 'static {
     /// Path of the call that decides.
     fn path(&self) -> &'static str;
 
     /// Path of the call that settles.
     fn settle_path(&self) -> &'static str;
 
-    /// The same about other keys.
-    fn with_keys(self, keys: Keys) -> Self;
-
-    /// The next message that asks, framed.
-    fn ask(&mut self) -> Bytes;
+    /// A message that asks about the next of `keys`, framed.
+    fn ask(&self, keys: &mut Keys) -> Bytes;
 
     /// Reads the answer to [`ask`](Self::ask).
     ///
     /// # Errors
     /// It is no decision, or not as many as were asked for.
-    fn decided(&mut self, message: &[u8]) -> Result<Decided, NoAnswer>;
+    fn decided(&self, message: &[u8]) -> Result<Decided, NoAnswer>;
 
     /// Reads the answer to the call that settles: how many settlements were applied.
     ///
     /// # Errors
     /// It is none.
-    fn settled(&mut self, message: &[u8]) -> Result<u64, NoAnswer>;
+    fn settled(&self, message: &[u8]) -> Result<u64, NoAnswer>;
 }

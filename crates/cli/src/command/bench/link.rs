@@ -75,7 +75,8 @@ impl Rpc {
         Self { path, uri: uri.unwrap_or_default(), headers: headers.into_iter().collect() }
     }
 
-    fn request(&self) -> Request<()> {
+    /// The head of a call.
+    pub(super) fn request(&self) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;

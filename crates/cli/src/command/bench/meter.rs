@@ -68,7 +68,7 @@ impl Meter {
         let counts = Counts {
             latencies,
             calls: 0,
-            verdicts: Verdicts::default(),
+            verdicts: Verdicts::NONE,
             settled: 0,
             answer_bytes: 0,
             errors: 0,
@@ -87,19 +87,14 @@ impl Meter {
         self.phase.get() != Phase::Over
     }
 
-    /// A call that was due at `due` is answered: its decisions, or the settlements that were applied.
-    pub(super) fn on_answer(&self, due: u64, verdicts: Verdicts, settled: u64, bytes: usize) {
-        self.on_answer_at(self.now(), due, verdicts, settled, bytes);
-    }
-
-    /// The same, at `now`.
-    pub(super) fn on_answer_at(&self, now: u64, due: u64, verdicts: Verdicts, settled: u64, bytes: usize) {
+    /// A call that was due at `due` is answered at `now`: its decisions, or how many settlements were applied, and the bytes of its
+    /// message.
+    pub(super) fn on_answer(&self, now: u64, due: u64, verdicts: Verdicts, settled: u64, bytes: usize) {
         if self.phase.get() == Phase::Measured {
             let counts = &mut *self.counts.borrow_mut();
             counts.latencies.saturating_record(now.saturating_sub(due));
             counts.calls += 1;
-            counts.verdicts.allowed += verdicts.allowed;
-            counts.verdicts.denied += verdicts.denied;
+            counts.verdicts = counts.verdicts.and(verdicts);
             counts.settled += settled;
             if verdicts.count() > 0 {
                 counts.answer_bytes += bytes as u64;

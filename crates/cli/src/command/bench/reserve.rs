@@ -81,7 +81,10 @@ pub(super) fn put_settle(to: &mut Vec<u8>, reservation_id: &[u8]) {
     put_number(to, 4, GENERATED_TOKENS);
 }
 
-/// What a CheckAndReserveResponse decides, and its reservation.
+/// What a CheckAndReserveResponse decides, and the reservation of one that allows.
+///
+/// # Errors
+/// It decides nothing, or allows without a reservation.
 pub(super) fn read_decision(message: &[u8]) -> Result<(Verdicts, Option<&[u8]>), NoAnswer> {
     const ALLOW: u64 = Decision::Allow as u64;
     let (mut decision, mut reservation_id) = (0, None);
@@ -89,16 +92,17 @@ pub(super) fn read_decision(message: &[u8]) -> Result<(Verdicts, Option<&[u8]>),
         match field {
             Ok((1, Value::Number(number))) => decision = number,
             Ok((2, Value::Bytes(id))) => reservation_id = Some(id),
-            // What comes now is of no interest: fields come in the order of their numbers, or the server is not one of ours.
-            Ok(_) if decision != 0 => break,
+            // Fields come in the order of their numbers, or a server does more than it must: what comes now is of no interest.
+            Ok(_) if reservation_id.is_some() && decision != 0 => break,
             Ok(_) => {}
             Err(()) => return Err(NoAnswer("the answer is no message".to_owned())),
         }
     }
     match decision {
-        ALLOW => Ok((Verdicts { allowed: 1, denied: 0 }, reservation_id)),
+        ALLOW if reservation_id.is_none() => Err(NoAnswer("the answer allows and has no reservation".to_owned())),
+        ALLOW => Ok((Verdicts::ALLOWED, reservation_id)),
         0 => Err(NoAnswer("the answer has no decision".to_owned())),
-        _ => Ok((Verdicts { allowed: 0, denied: 1 }, None)),
+        _ => Ok((Verdicts::DENIED, None)),
     }
 }
 
@@ -120,14 +124,13 @@ pub(super) fn read_settled(message: &[u8]) -> Result<u64, NoAnswer> {
 pub(super) struct Reserve {
     template: Template,
     framed: Vec<u8>,
-    keys: Keys,
     settles: bool,
 }
 
 impl Reserve {
-    /// Reserves for `keys`, and settles at once what was allowed if it `settles`.
-    pub(super) fn new(template: Template, keys: Keys, settles: bool) -> Self {
-        Self { framed: framed(template.message()), template, keys, settles }
+    /// Reserves, and settles at once what was allowed if it `settles`.
+    pub(super) fn new(template: Template, settles: bool) -> Self {
+        Self { framed: framed(template.message()), template, settles }
     }
 }
 
@@ -140,31 +143,23 @@ impl Exchange for Reserve {
         "/tidegate.v1.RateLimiterService/Settle"
     }
 
-    fn with_keys(mut self, keys: Keys) -> Self {
-        self.keys = keys;
-        self
-    }
-
-    fn ask(&mut self) -> Bytes {
+    fn ask(&self, keys: &mut Keys) -> Bytes {
         let mut frame = self.framed.clone();
-        self.template.name(&mut frame, PREFIX_BYTES, self.keys.draw());
+        self.template.name(&mut frame, PREFIX_BYTES, keys.draw());
         frame.into()
     }
 
-    fn decided(&mut self, message: &[u8]) -> Result<Decided, NoAnswer> {
+    fn decided(&self, message: &[u8]) -> Result<Decided, NoAnswer> {
         let (verdicts, reservation_id) = read_decision(message)?;
         let settle = reservation_id.filter(|_| self.settles).map(|id| {
             let mut settle = Vec::with_capacity(id.len() + 8);
             put_settle(&mut settle, id);
             framed(&settle).into()
         });
-        if self.settles && verdicts.allowed > 0 && settle.is_none() {
-            return Err(NoAnswer("the answer allows and has no reservation".to_owned()));
-        }
         Ok(Decided { verdicts, settle })
     }
 
-    fn settled(&mut self, message: &[u8]) -> Result<u64, NoAnswer> {
+    fn settled(&self, message: &[u8]) -> Result<u64, NoAnswer> {
         read_settled(message)
     }
 }
@@ -180,7 +175,7 @@ mod tests {
     #[test]
     fn the_request_is_what_the_generated_code_would_send() {
         let template = Template::new(ResponseView::Windows, Duration::from_millis(1_500));
-        let mut frame = Reserve::new(template, Keys::new(1, Draw::Uniform, 0), true).ask().to_vec();
+        let mut frame = Reserve::new(template, true).ask(&mut Keys::new(1, Draw::Uniform, 0)).to_vec();
         Template::new(ResponseView::Windows, Duration::ZERO).name(&mut frame, PREFIX_BYTES, 0x2a);
         let request = CheckAndReserveRequest::decode(&frame[PREFIX_BYTES..]).expect("a message");
         let key = LimitKey {
@@ -204,8 +199,7 @@ mod tests {
     #[test]
     fn what_is_allowed_is_settled() {
         let template = Template::new(ResponseView::Decision, Duration::from_secs(1));
-        let keys = Keys::new(1, Draw::Uniform, 0);
-        let mut settling = Reserve::new(template.clone(), keys.clone(), true);
+        let settling = Reserve::new(template.clone(), true);
         let answer = |decision: Decision, id: &str| {
             let reservation_id = id.to_owned();
             CheckAndReserveResponse { decision: decision.into(), reservation_id, ..Default::default() }.encode_to_vec()
@@ -215,8 +209,8 @@ mod tests {
         assert_eq!((settle.reservation_id.as_str(), settle.generated_tokens), ("id", Some(GENERATED_TOKENS)));
 
         let denied = settling.decided(&answer(Decision::RateLimited, "")).expect("a decision");
-        assert_eq!(denied, Decided { verdicts: Verdicts { allowed: 0, denied: 1 }, settle: None });
-        let kept = Reserve::new(template, keys, false).decided(&answer(Decision::Allow, "id")).expect("a decision");
+        assert_eq!(denied, Decided { verdicts: Verdicts::DENIED, settle: None });
+        let kept = Reserve::new(template, false).decided(&answer(Decision::Allow, "id")).expect("a decision");
         assert_eq!(kept.settle, None);
     }
 
@@ -225,6 +219,7 @@ mod tests {
         assert!(read_decision(&[]).is_err());
         assert!(read_decision(&[0xff]).is_err());
         assert!(read_decision(&[0x18, 200]).is_err());
+        assert!(read_decision(&[0x08, 1]).is_err(), "allowed without a reservation");
         assert!(read_settled(&[]).is_err());
         assert!(read_settled(&[8, 3]).is_err());
         assert_eq!(read_settled(&[8, 1]), Ok(1));
