@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 
 use crate::failure::Failure;
 use crate::status::explain;
-use crate::target::{AdminTarget, Target};
+use crate::target::{AdminTarget, Target, connect};
 
 mod accounts;
 mod boost;
@@ -65,7 +65,7 @@ enum AdminCommand {
 
 /// Connects and runs one command.
 pub(crate) async fn run(args: AdminArgs) -> Result<ExitCode, Failure> {
-    let channel = args.admin.target.connect(args.admin.timeout).await?;
+    let channel = connect(&args.admin.target, args.admin.timeout).await?;
     // An answer may be as large as a page of 1,000 tiers; the default of 4 MiB is for strangers.
     let client = AdminServiceClient::new(channel).max_decoding_message_size(64 << 20);
     let session = Session { client, target: args.admin.target, json: args.json };

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use crate::failure::Failure;
 use crate::output::{grouped, print, print_json, printable, remark};
 use crate::status::explain;
-use crate::target::LimiterTarget;
+use crate::target::{LimiterTarget, connect};
 use crate::words;
 use tidegate_server::config::amount::parse_tokens;
 
@@ -77,7 +77,7 @@ pub(crate) struct CheckArgs {
 /// Asks, shows, releases.
 pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, Failure> {
     let target = &args.limiter.target;
-    let mut client = RateLimiterServiceClient::new(target.connect(args.limiter.timeout).await?);
+    let mut client = RateLimiterServiceClient::new(connect(target, args.limiter.timeout).await?);
     let answer = client.check_and_reserve(args.request()).await;
     let answer = answer.map_err(|status| explain("CheckAndReserve", target, &status))?.into_inner();
 

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use crate::failure::Failure;
 use crate::output::{print, remark};
 use crate::stopwatch::wall_clock;
-use crate::target::{AdminTarget, Target};
+use crate::target::{AdminTarget, Target, connect};
 
 mod apply;
 mod fields;
@@ -132,7 +132,7 @@ struct Server {
 
 impl Server {
     async fn connect(admin: &AdminTarget) -> Result<Self, Failure> {
-        let channel = admin.target.connect(admin.timeout).await?;
+        let channel = connect(&admin.target, admin.timeout).await?;
         // A page of 1,000 tiers may be larger than the default of 4 MiB, which is for strangers.
         let client = AdminServiceClient::new(channel).max_decoding_message_size(64 << 20);
         Ok(Self { client, target: admin.target.clone() })

@@ -9,7 +9,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::failure::Failure;
 use crate::output::print;
 use crate::status::explain;
-use crate::target::LimiterTarget;
+use crate::target::{LimiterTarget, connect};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,7 +29,7 @@ pub(crate) struct HealthArgs {
 /// Asks the standard gRPC health service for the server as a whole.
 pub(crate) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
     let target = &args.limiter.target;
-    let mut client = HealthClient::new(target.connect(args.limiter.timeout).await?);
+    let mut client = HealthClient::new(connect(target, args.limiter.timeout).await?);
     let answer = client.check(HealthCheckRequest { service: String::new() }).await;
     match answer.map_err(|status| explain("Health/Check", target, &status))?.into_inner().status() {
         ServingStatus::Serving => print("ready").map(|()| ExitCode::SUCCESS),

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::agenda::{Call, Step, Stream};
 use crate::failure::Failure;
 use crate::stopwatch::Stopwatch;
-use crate::target::Target;
+use crate::target::{Target, connect};
 
 /// Connections to the server, and what a call needs besides its step.
 pub(super) struct Caller {
@@ -60,7 +60,7 @@ impl Caller {
     ) -> Result<Self, Failure> {
         let mut clients = Vec::with_capacity(connections);
         for _ in 0..connections {
-            clients.push(RateLimiterServiceClient::new(target.connect(call_timeout).await?));
+            clients.push(RateLimiterServiceClient::new(connect(target, call_timeout).await?));
         }
         let run = getrandom::u64().map_err(|error| Failure::Failed(format!("no random numbers: {error}")))?;
         let stopwatch = Stopwatch::start();

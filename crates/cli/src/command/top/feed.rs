@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use super::app::News;
 use crate::failure::Failure;
 use crate::status::explain;
-use crate::target::Target;
+use crate::target::{Target, connect};
 
 /// Pause before the next attempt; doubles each time, up to the second.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -31,7 +31,7 @@ impl Feed {
         timeout: Duration,
         request: WatchLimitsRequest,
     ) -> Result<Self, Failure> {
-        let mut client = AdminServiceClient::new(target.connect(timeout).await?);
+        let mut client = AdminServiceClient::new(connect(&target, timeout).await?);
         let watch = client.watch_limits(request.clone()).await;
         let first = watch.map_err(|status| explain("WatchLimits", &target, &status))?.into_inner();
         let (sender, receiver) = channel(16);
@@ -79,7 +79,7 @@ impl Feed {
 type Answers = tonic::Streaming<tidegate_proto::v1::WatchLimitsResponse>;
 
 async fn again(target: &Target, timeout: Duration, request: &WatchLimitsRequest) -> Result<Answers, String> {
-    let channel: Channel = target.connect(timeout).await.map_err(|_| "nobody answers".to_owned())?;
+    let channel: Channel = connect(target, timeout).await.map_err(|_| "nobody answers".to_owned())?;
     let watch = AdminServiceClient::new(channel).watch_limits(request.clone()).await;
     watch.map(tonic::Response::into_inner).map_err(|status| reason(&status))
 }

@@ -11,6 +11,7 @@ use super::{TopArgs, tracked};
 use crate::failure::Failure;
 use crate::output::{Rows, grouped, print, print_json, remark};
 use crate::status::explain;
+use crate::target::connect;
 use crate::words::{self, WINDOWS};
 
 const PAGE_SIZE: u32 = 1_000;
@@ -32,7 +33,7 @@ const COLUMNS: [&str; 12] = [
 /// Reads every page, sorts by use, prints.
 pub(super) async fn run(args: &TopArgs) -> Result<ExitCode, Failure> {
     let target = &args.admin.target;
-    let mut client = AdminServiceClient::new(target.connect(args.admin.timeout).await?);
+    let mut client = AdminServiceClient::new(connect(target, args.admin.timeout).await?);
     let watch = args.watch();
     let mut query = ListLimitsRequest {
         page_size: PAGE_SIZE,
