@@ -5,6 +5,7 @@
 //! printed cannot drift from it. All is simulated by `tidegate-sim`; this crate chooses the traffic, and adds up.
 #![forbid(unsafe_code)]
 
+pub mod decision;
 pub mod durable;
 pub mod fleet;
 pub mod made_up;

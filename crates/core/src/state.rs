@@ -238,8 +238,11 @@ impl KeyState {
     #[must_use]
     pub fn windows_at(&mut self, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
         self.look(rules);
-        let limits = self.limits(rules);
-        let effective = effective(&limits, tier, rules);
+        self.statuses(&self.limits(rules), tier, rules)
+    }
+
+    fn statuses(&self, limits: &Tokens, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
+        let effective = effective(limits, tier, rules);
         let (used, elsewhere) = (self.used(), Allotment::elsewhere(rules.allotment.as_ref()));
         let here = Allotment::at_most(rules.allotment.as_ref(), &effective);
         PerWindow::from_fn(|window| WindowStatus {

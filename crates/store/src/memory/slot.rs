@@ -148,7 +148,7 @@ impl MemoryStore {
         let record = asleep.read(KeyRecord::read);
         let state = asleep.read(|_| record.restore());
         let then = state.now();
-        let state = state.finish(record.key, &self.fallback(record.key));
+        let state = state.finish(record.key, &self.fallback(self.of_model(record.key)));
         let entry = self.restored(then, record.key.to_owned(), state, asleep.disk, asleep.due_at);
         if entry.resolved.configured != asleep.configured {
             self.room.on_configured(entry.resolved.configured);
