@@ -32,7 +32,7 @@ const STEP: Duration = Duration::from_micros(4);
 const BEFORE: Duration = Duration::from_secs(70);
 /// Virtual time between two rounds of the timers.
 const TICK: Duration = Duration::from_millis(100);
-const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
+pub(crate) const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 const MODELS: u64 = 16;
 
 /// What becomes of reservations.
@@ -93,13 +93,13 @@ impl Nanos {
 
 /// Names of 24 and 32 bytes.
 #[derive(Clone, Debug, Default)]
-struct Names {
+pub(crate) struct Names {
     account: String,
     model: String,
 }
 
 impl Names {
-    fn write(&mut self, key: usize) {
+    pub(crate) fn write(&mut self, key: usize) {
         use std::fmt::Write as _;
         self.account.clear();
         self.model.clear();
@@ -108,7 +108,7 @@ impl Names {
         write!(self.model, "provider/some-large-model-{model:06}").expect("memory takes everything");
     }
 
-    fn request(&self, ttl: Duration) -> Request<'_> {
+    pub(crate) fn request(&self, ttl: Duration) -> Request<'_> {
         Request {
             key: KeyRef::new(&self.account, &self.model, "").expect("the names are short and plain"),
             prompt_tokens: 800,
@@ -122,7 +122,7 @@ impl Names {
 }
 
 /// A store with room for so many keys of accounts that nobody configured, all of them in a tier with this floor.
-fn store(keys: usize, floor_tpm: u64) -> MemoryStore {
+pub(crate) fn store(keys: usize, floor_tpm: u64) -> MemoryStore {
     let bounds = MemoryBounds { keys: 2 * keys as u64 + 2, reservations: u64::MAX, ..MemoryBounds::default() };
     let windows = PerWindow::from_fn(|_| PartialBounds { floor_tpm: Some(floor_tpm), ceiling_tpm: Some(MAX_TOKENS) });
     let entry = Written::Tier(Tier { name: "tier-1".into(), bounds: windows, ..Tier::default() });

@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod made_up;
 pub mod markdown;
 pub mod measure;
+pub mod memory;
 pub mod open_loop;
 pub mod plot;
 pub mod section;

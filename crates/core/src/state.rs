@@ -332,6 +332,20 @@ impl KeyState {
         }
     }
 
+    /// Whether nothing is in its windows, and nothing is to come; then timers of what has ended go. What is written down of an
+    /// idle key is all of it, whenever it is read back: one that would take what is believed of its model with its next
+    /// request, and could learn of answers before that, is not idle.
+    #[must_use]
+    pub fn rests(&mut self) -> bool {
+        let lives = !self.live.is_empty() || self.beginning.is_some() || self.expired > 0;
+        let charged = !self.prompt.is_empty() || !self.generated.is_empty();
+        let rests = !lives && !charged && (self.remembered() == 0 || !self.needs_fallback());
+        if rests {
+            (self.expiries, self.looks) = (Expiries::default(), Looks::default());
+        }
+        rests
+    }
+
     /// When to look at the retention again, if nobody calls: within a minute of its next change while the key is needed,
     /// within ten otherwise (a key that may go needs only to become a default one).
     #[must_use]

@@ -39,6 +39,7 @@ pub(crate) mod entry;
 mod evict;
 mod explain;
 pub(crate) mod marks;
+pub(crate) mod packed;
 pub(crate) mod part;
 pub(crate) mod policy;
 mod pressure;
@@ -376,7 +377,14 @@ impl Store for MemoryStore {
             }
             for fingerprint in due {
                 let gone = self.keys.remove_if_mut(&fingerprint, |_, slot| {
-                    slot.is_due(now) && self.on_due(now, fingerprint, slot.awake(self))
+                    if !slot.is_due(now) {
+                        return false;
+                    }
+                    let is_gone = self.on_due(now, fingerprint, slot.awake(self));
+                    if !is_gone {
+                        slot.lull(now);
+                    }
+                    is_gone
                 });
                 if let Some((_, slot)) = gone {
                     let queued = slot.is_queued();

@@ -30,6 +30,8 @@ pub(crate) struct Entry {
     pub(super) due_at: Timestamp,
     /// Whether it stands in the queue of keys that may go.
     pub(super) queued: bool,
+    /// Whether it was idle when the timers looked at it last.
+    pub(super) rests: bool,
     /// What of it is on disk.
     pub(crate) disk: OnDisk,
 }
@@ -148,6 +150,7 @@ impl MemoryStore {
             denials: Denials::default(),
             due_at: Timestamp::MAX,
             queued: false,
+            rests: false,
             disk: OnDisk::default(),
         }
     }
