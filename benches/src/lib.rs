@@ -5,11 +5,13 @@
 //! printed cannot drift from it. All is simulated by `tidegate-sim`; this crate chooses the traffic, and adds up.
 #![forbid(unsafe_code)]
 
+pub mod decision;
 pub mod durable;
 pub mod fleet;
 pub mod made_up;
 pub mod markdown;
 pub mod measure;
+pub mod memory;
 pub mod open_loop;
 pub mod plot;
 pub mod section;

@@ -97,8 +97,18 @@ impl<const N: usize> Charges<N> {
         add(&mut self.sum, tokens);
     }
 
-    /// How many sub-buckets come before this one.
+    /// How many sub-buckets come before this one. Nearly always it is the last one, or the next.
     fn place_of(&self, number: u64) -> usize {
+        let length = self.buckets.len();
+        match self.buckets.back().map(Bucket::number) {
+            None => 0,
+            Some(last) if last < number => length,
+            Some(last) if last == number => length - 1,
+            Some(_) => self.place_among(number),
+        }
+    }
+
+    fn place_among(&self, number: u64) -> usize {
         self.buckets.partition_point(|bucket| bucket.number() < number)
     }
 

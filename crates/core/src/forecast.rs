@@ -73,7 +73,10 @@ impl ForecastDefaults {
         let squared = self.margin_squared(tokens, variance);
         match u64::try_from(squared) {
             // Nearly always, and much cheaper.
-            Ok(squared) => squared.isqrt() + u64::from(squared.isqrt().pow(2) < squared),
+            Ok(squared) => {
+                let root = squared.isqrt();
+                root + u64::from(root * root < squared)
+            }
             Err(_) => {
                 let root = squared.isqrt();
                 u64::try_from(root + u128::from(root * root < squared)).unwrap_or(u64::MAX)
@@ -109,8 +112,11 @@ impl ForecastDefaults {
             return u64::MAX;
         }
         let permille = if watched { self.guard_permille.min(1_000) } else { self.guard_permille };
-        let most = u128::from(limit_tpm) * u128::from(permille) / 1_000;
-        u64::try_from(most).unwrap_or(u64::MAX)
+        match limit_tpm.checked_mul(permille.into()) {
+            // Nearly always, and much cheaper.
+            Some(product) => product / 1_000,
+            None => u64::try_from(u128::from(limit_tpm) * u128::from(permille) / 1_000).unwrap_or(u64::MAX),
+        }
     }
 
     /// The least limit of which [`ForecastDefaults::most_reach`] is at least `reach`.

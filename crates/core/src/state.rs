@@ -238,8 +238,11 @@ impl KeyState {
     #[must_use]
     pub fn windows_at(&mut self, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
         self.look(rules);
-        let limits = self.limits(rules);
-        let effective = effective(&limits, tier, rules);
+        self.statuses(&self.limits(rules), tier, rules)
+    }
+
+    fn statuses(&self, limits: &Tokens, tier: ServiceTier, rules: &Rules<'_>) -> PerWindow<WindowStatus> {
+        let effective = effective(limits, tier, rules);
         let (used, elsewhere) = (self.used(), Allotment::elsewhere(rules.allotment.as_ref()));
         let here = Allotment::at_most(rules.allotment.as_ref(), &effective);
         PerWindow::from_fn(|window| WindowStatus {
@@ -327,6 +330,20 @@ impl KeyState {
         } else {
             Retention::Default
         }
+    }
+
+    /// Whether nothing is in its windows, and nothing is to come; then timers of what has ended go. What is written down of an
+    /// idle key is all of it, whenever it is read back: one that would take what is believed of its model with its next
+    /// request, and could learn of answers before that, is not idle.
+    #[must_use]
+    pub fn rests(&mut self) -> bool {
+        let lives = !self.live.is_empty() || self.beginning.is_some() || self.expired > 0;
+        let charged = !self.prompt.is_empty() || !self.generated.is_empty();
+        let rests = !lives && !charged && (self.remembered() == 0 || !self.needs_fallback());
+        if rests {
+            (self.expiries, self.looks) = (Expiries::default(), Looks::default());
+        }
+        rests
     }
 
     /// When to look at the retention again, if nobody calls: within a minute of its next change while the key is needed,

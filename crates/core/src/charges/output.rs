@@ -68,14 +68,26 @@ impl Second {
 
     /// The sub-buckets in the order in which they leave: the instant, and the tokens that leave then.
     pub fn departures(&self) -> impl Iterator<Item = (Timestamp, u64)> + use<> {
-        let second = self.by_part();
+        let Self { number, tokens, newest, .. } = self.by_part();
+        let begins = Timestamp::from_seconds(number).after(WINDOW);
         (0..PARTS)
-            .filter(move |part| second.tokens[*part] > 0)
-            .map(move |part| (second.leaves_at(part), second.tokens[part]))
+            .filter(move |part| tokens[*part] > 0)
+            .map(move |part| (begins.after_micros(newest[part]), tokens[part]))
+    }
+
+    /// When the last of them leaves.
+    fn last_leaves_at(&self) -> Option<Timestamp> {
+        let evenly = |part: usize| self.each > 0 || (part % HALF == HALF - 1 && self.rests[part / HALF] > 0);
+        let last = (0..PARTS).rfind(|part| self.tokens[*part] > 0 || evenly(*part))?;
+        let micros = if evenly(last) { LAST_MICROS[last] } else { self.newest[last] };
+        Some(Timestamp::from_seconds(self.number).after(WINDOW).after_micros(micros))
     }
 
     /// The same with all tokens at their sub-buckets.
     fn by_part(&self) -> Self {
+        if (self.each, self.rests) == (0, [0; 2]) {
+            return *self;
+        }
         let mut second = Self { each: 0, rests: [0; 2], ..*self };
         for (part, tokens) in second.tokens.iter_mut().enumerate() {
             let rest = if part % HALF == HALF - 1 { self.rests[part / HALF] } else { 0 };
@@ -89,8 +101,7 @@ impl Second {
     }
 
     fn leaves_at(&self, part: usize) -> Timestamp {
-        let charged = self.number.saturating_mul(MICROS_PER_SECOND).saturating_add(self.newest[part].into());
-        Timestamp::from_micros(charged).after(WINDOW)
+        Timestamp::from_seconds(self.number).after(WINDOW).after_micros(self.newest[part])
     }
 
     /// Charges what one stream produced evenly in the whole second. What cannot be shared out evenly goes to the ends of its
@@ -170,8 +181,7 @@ impl Output {
     /// Time from `now` until nothing is left in the window.
     #[must_use]
     pub fn empty_after(&self, now: Timestamp) -> Duration {
-        let last = self.seconds.back().and_then(|newest| newest.departures().last());
-        last.map_or(Duration::ZERO, |(at, _)| at.since(now))
+        self.seconds.back().and_then(Second::last_leaves_at).map_or(Duration::ZERO, |at| at.since(now))
     }
 
     /// The seconds of which something is in the window, in the order in which they leave it.

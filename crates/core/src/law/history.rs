@@ -11,6 +11,7 @@ use minicbor::encode::Write;
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use super::{Boosts, Bounds, EPOCH_SECONDS, Law, LawParams, Level, epoch_at, level};
+use crate::room::push_room;
 use crate::time::Timestamp;
 use crate::window::{PerWindow, Window};
 
@@ -102,9 +103,7 @@ impl<'b, C> Decode<'b, C> for History {
         let mut history = Box::<PerWindow<VecDeque<Change>>>::default();
         for window in Window::ALL {
             let kept: VecDeque<Change> = d.array_iter_with(ctx)?.take(MOST_CHANGES).collect::<Result<_, _>>()?;
-            let changes = &mut history[window];
-            changes.reserve_exact(if kept.is_empty() { 0 } else { MOST_CHANGES });
-            changes.extend(kept);
+            history[window] = kept;
         }
         Ok(Self(Some(history)))
     }
@@ -183,9 +182,8 @@ impl History {
             _ => {
                 if changes.len() >= MOST_CHANGES {
                     changes.pop_front();
-                } else if changes.is_empty() {
-                    changes.reserve_exact(MOST_CHANGES);
                 }
+                push_room(changes);
                 changes.push_back(change);
             }
         }

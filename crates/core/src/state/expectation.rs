@@ -47,16 +47,21 @@ impl Stretch<'_> {
         if self.leaving.is_some() { ahead.by_its_end() } else { ahead.by(self.end) }
     }
 
-    /// The instants at which most is in the window, each just before a departure: what is charged then, and what is expected
-    /// to have been produced.
-    pub(super) fn instants(&self) -> impl Iterator<Item = (Timestamp, u64, Expected)> {
-        let (mut charged, mut ahead) = (self.charged, self.ahead);
+    /// The instants at which most is in the window, each just before a departure, and what is charged then.
+    fn departures(&self) -> impl Iterator<Item = (Timestamp, u64)> {
+        let mut charged = self.charged;
         let end = self.leaving.is_none().then_some((self.end, 0));
         self.leaving.into_iter().flat_map(Second::departures).chain(end).map(move |(at, leaving)| {
-            let look = (at, charged, ahead.by(at));
+            let before = charged;
             charged = charged.saturating_sub(leaving);
-            look
+            (at, before)
         })
+    }
+
+    /// The same, and what is expected to have been produced by then.
+    pub(super) fn instants(&self) -> impl Iterator<Item = (Timestamp, u64, Expected)> {
+        let mut ahead = self.ahead;
+        self.departures().map(move |(at, charged)| (at, charged, ahead.by(at)))
     }
 }
 
@@ -96,38 +101,55 @@ impl KeyState {
     /// The most at any instant of the coming minute, the margin included; no more than what is charged and was declared.
     pub(super) fn generated_peak(&self, forecast: &ForecastDefaults) -> u64 {
         let charged = self.generated.sum();
-        let mut peak = charged;
-        if !self.holds.is_empty() {
-            let fits =
-                |sum: u64, expected: Expected, peak: u64| forecast.fits(sum, expected.tokens, expected.variance, peak);
-            let raise = |peak: &mut u64, stretch: &Stretch<'_>| {
-                for (_, charged, expected) in stretch.instants() {
-                    let sum = charged.saturating_add(expected.tokens);
-                    if !fits(sum, expected, *peak) {
-                        *peak = sum.saturating_add(forecast.margin(expected.tokens, expected.variance));
-                    }
+        if self.holds.is_empty() {
+            return charged;
+        }
+        let fits =
+            |sum: u64, expected: Expected, peak: u64| forecast.fits(sum, expected.tokens, expected.variance, peak);
+        let sum_of = |stretch: &Stretch<'_>, expected: Expected| stretch.charged.saturating_add(expected.tokens);
+        let raise = |peak: &mut u64, stretch: &Stretch<'_>| {
+            let (end, mut ahead) = (stretch.expected(), stretch.ahead);
+            for (at, charged) in stretch.departures() {
+                // What is charged only falls.
+                if fits(charged.saturating_add(end.tokens), end, *peak) {
+                    break;
                 }
-            };
-            // The stretch that is fullest without a margin is looked at first, so that hardly any other has to be.
-            let (mut fullest, mut which) = (0, None);
-            self.coming_minute(|stretch| {
-                let sum = stretch.charged.saturating_add(stretch.expected().tokens);
-                if sum >= fullest {
-                    (fullest, which) = (sum, Some(*stretch));
+                let expected = ahead.by(at);
+                let sum = charged.saturating_add(expected.tokens);
+                if !fits(sum, expected, *peak) {
+                    *peak = sum.saturating_add(forecast.margin(expected.tokens, expected.variance));
                 }
-                true
-            });
-            if let Some(stretch) = which {
-                raise(&mut peak, &stretch);
             }
-            let margin = self.most_margin(forecast);
+        };
+        let ever = self.holds.in_the_end();
+        let most = ever.tokens.saturating_add(forecast.margin(ever.tokens, ever.variance));
+        // The stretch that is fullest without a margin is looked at first, so that hardly any other has to be. Once all that is
+        // expected has come, or less than that is left of what has been charged, none is fuller.
+        let (mut peak, mut all_came) = (charged, false);
+        let (mut fullest, mut which, mut next) = (0, None, 0);
+        self.coming_minute(|stretch| {
+            let expected = stretch.expected();
+            let sum = sum_of(stretch, expected);
+            if sum >= fullest {
+                (next, fullest, which) = (fullest, sum, Some(*stretch));
+            } else {
+                next = next.max(sum);
+            }
+            let was_last = all_came || stretch.left().saturating_add(most) <= charged;
+            all_came = expected.tokens >= ever.tokens && expected.variance >= ever.variance;
+            !was_last
+        });
+        if let Some(stretch) = which {
+            raise(&mut peak, &stretch);
+        }
+        // More than the margins of the other sums.
+        if next.saturating_add(most - ever.tokens) > peak {
             self.coming_minute(|stretch| {
                 let expected = stretch.expected();
-                let sum = stretch.charged.saturating_add(expected.tokens);
-                if sum.saturating_add(margin) > peak && !fits(sum, expected, peak) {
+                if !fits(sum_of(stretch, expected), expected, peak) {
                     raise(&mut peak, stretch);
                 }
-                true
+                stretch.left().saturating_add(most) > peak
             });
         }
         // What declared maxima rule out needs no margin.

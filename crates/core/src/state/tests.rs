@@ -66,7 +66,9 @@ impl Key {
             allotment: self.allotment,
             law_is_shared: self.law_is_shared,
         };
-        step(&mut self.state, at(self.now), &rules)
+        let done = step(&mut self.state, at(self.now), &rules);
+        assert_eq!(self.state.generated_peak(&self.forecast), expectation::peak(&self.state, &self.forecast));
+        done
     }
 
     fn try_ask(&mut self, request: &Request<'_>, id: Option<u128>) -> Result<Answer, RequestIdTaken> {

@@ -65,7 +65,8 @@ impl MemoryStore {
         if let Slot::Asleep(asleep) = &mut *slot {
             // Nothing of it changed but its place.
             asleep.disk.forget_pieces(number);
-            batch.keys.put(&place_of_key(key), |out| out.extend_from_slice(&asleep.record));
+            let record = asleep.record();
+            batch.keys.put(&place_of_key(key), |out| out.extend_from_slice(&record));
             return;
         }
         let entry = slot.awake(self);

@@ -215,6 +215,13 @@ impl<'a> KeyRecord<'a> {
         Ok(Self { key: names.key()?, pieces: names.first..names.next, head: &before[start..], items })
     }
 
+    /// Bytes of the names, with which it begins.
+    pub(crate) fn names(bytes: &[u8]) -> Result<usize, decode::Error> {
+        let mut decoder = Decoder::new(bytes);
+        decoder.skip()?;
+        Ok(decoder.position())
+    }
+
     /// Whose it is, no more.
     pub(crate) fn read_key(bytes: &'a [u8]) -> Result<KeyRef<'a>, decode::Error> {
         minicbor::decode::<KeyHead<'_>>(bytes)?.key()

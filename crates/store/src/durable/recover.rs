@@ -126,7 +126,7 @@ fn some_keys(engine: &Engine, table: &MemoryStore, now: Timestamp, mut part: Par
     let mut restore = |read: ReadKey<'_>| {
         found.newest = found.newest.max(read.newest);
         let (fingerprint, record) = (read.fingerprint, read.record);
-        let fallback = table.fallback(read.key.as_ref());
+        let fallback = table.fallback(table.of_model(read.key.as_ref()));
         let (key, state, disk) = read.finish(&fallback);
         table.restore(now, fingerprint, key, state, disk, record);
     };

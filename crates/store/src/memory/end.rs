@@ -1,12 +1,12 @@
 //! What comes after an ALLOW: find the key that the id names, and book under its lock.
 
 use tidegate_core::forecast::Model;
-use tidegate_core::key::LimitKey;
 use tidegate_core::reservation::Ticket;
 use tidegate_core::state::{self, KeyState, Rules};
 use tidegate_core::time::Timestamp;
 
 use super::{KnownModel, MemoryStore, shadow};
+use crate::timers::Fingerprint;
 use crate::{Booked, EndError};
 
 /// Most models whose figures are kept for the forecast; requests of others fall back on the defaults. Accounts that nobody
@@ -14,13 +14,13 @@ use crate::{Booked, EndError};
 const MOST_MODELS: usize = 10_000;
 
 impl MemoryStore {
-    /// Runs `step` on the reservation that `id` names. Returns its key too, and whether the account is configured.
+    /// Runs `step` on the reservation that `id` names. Returns its model too, and whether the account is configured.
     pub(super) fn end<T>(
         &self,
         now: Timestamp,
         id: &str,
         step: impl FnOnce(&mut KeyState, &Rules<'_>, &Ticket) -> Result<T, state::EndError>,
-    ) -> Result<(T, LimitKey, bool), EndError> {
+    ) -> Result<(T, Fingerprint, bool), EndError> {
         let (key, ticket) = self.checksum_keys.load().decode(id).ok_or(EndError::Forged)?;
         if shadow::reserved_nothing(&ticket) {
             return Err(EndError::NothingReserved);
@@ -41,13 +41,13 @@ impl MemoryStore {
         };
         self.refresh(now, &mut entry);
         let result = self.call(now, fingerprint, &mut entry, |state, rules| step(state, rules, &ticket));
-        let configured = entry.resolved.configured;
+        let (model, configured) = (entry.model, entry.resolved.configured);
         if result.is_ok() {
             self.mark(fingerprint, &mut entry);
         }
         drop(entry);
         match result {
-            Ok(done) => Ok((done, key, configured)),
+            Ok(done) => Ok((done, model, configured)),
             Err(state::EndError::Ended) => Err(EndError::Ended),
             Err(state::EndError::TooLate) => Err(EndError::TooLate),
         }
@@ -59,9 +59,8 @@ impl MemoryStore {
         id: &str,
         step: impl FnOnce(&mut KeyState, &Rules<'_>, &Ticket) -> Result<state::Booked, state::EndError>,
     ) -> Result<Booked, EndError> {
-        let (booked, key, configured) = self.end(now, id, step)?;
+        let (booked, model, configured) = self.end(now, id, step)?;
         if let Some(sample) = &booked.sample {
-            let model = self.of_model(key.as_ref());
             if let Some(mut known) = self.models.get_mut(&model) {
                 known.figures.on_settled(sample, &self.defaults);
                 known.changed = true;

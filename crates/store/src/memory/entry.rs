@@ -30,6 +30,8 @@ pub(crate) struct Entry {
     pub(super) due_at: Timestamp,
     /// Whether it stands in the queue of keys that may go.
     pub(super) queued: bool,
+    /// Whether it was idle when the timers looked at it last.
+    pub(super) rests: bool,
     /// What of it is on disk.
     pub(crate) disk: OnDisk,
 }
@@ -58,8 +60,14 @@ impl MemoryStore {
         step: impl FnOnce(&mut KeyState, &Rules<'_>) -> T,
     ) -> T {
         let before = Tally::of(&entry.state);
-        let fallback = if entry.state.needs_fallback() { self.fallback(entry.key.as_ref()) } else { self.defaults };
-        let rules = self.rules(&entry.resolved, &fallback, self.pressure(now, entry.model));
+        let of_model;
+        let fallback = if entry.state.needs_fallback() {
+            of_model = self.fallback(entry.model);
+            &of_model
+        } else {
+            &self.defaults
+        };
+        let rules = self.rules(&entry.resolved, fallback, self.pressure(now, entry.model));
         let result = step(&mut entry.state, &rules);
         self.count(before, &mut entry.state);
         let next = entry.state.next_timer().unwrap_or(Timestamp::MAX);
@@ -81,9 +89,9 @@ impl MemoryStore {
             }
         }
         let after = Tally::of(state);
-        if after.reservations >= before.reservations {
+        if after.reservations > before.reservations {
             self.reservations.fetch_add((after.reservations - before.reservations) as u64, Ordering::Relaxed);
-        } else {
+        } else if after.reservations < before.reservations {
             self.reservations.fetch_sub((before.reservations - after.reservations) as u64, Ordering::Relaxed);
         }
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -120,13 +128,13 @@ impl MemoryStore {
         }
     }
 
-    pub(super) fn of_model(&self, key: KeyRef<'_>) -> Fingerprint {
+    pub(crate) fn of_model(&self, key: KeyRef<'_>) -> Fingerprint {
         self.fingerprint([key.model(), key.variant(), ""])
     }
 
-    /// What requests of the key's model do, or the defaults.
-    pub(crate) fn fallback(&self, key: KeyRef<'_>) -> Prior {
-        self.models.get(&self.of_model(key)).map_or(self.defaults, |model| *model.figures.prior())
+    /// What requests of this model do, or the defaults.
+    pub(crate) fn fallback(&self, model: Fingerprint) -> Prior {
+        self.models.get(&model).map_or(self.defaults, |model| *model.figures.prior())
     }
 
     /// A key never seen before; not in the table.
@@ -142,6 +150,7 @@ impl MemoryStore {
             denials: Denials::default(),
             due_at: Timestamp::MAX,
             queued: false,
+            rests: false,
             disk: OnDisk::default(),
         }
     }
@@ -160,8 +169,8 @@ impl MemoryStore {
 
     /// Takes over what the policy says now (C8). A policy older than the one that the key has seen changes nothing.
     pub(super) fn refresh(&self, now: Timestamp, entry: &mut Entry) {
-        let policy = self.policy.load();
-        if policy.revision() > entry.revision || now >= entry.resolved.valid_until {
+        if self.policy.revision() > entry.revision || now >= entry.resolved.valid_until {
+            let policy = self.policy.load();
             let resolved = policy.resolve(entry.key.as_ref(), now);
             if resolved.configured != entry.resolved.configured {
                 self.room.on_configured(resolved.configured);

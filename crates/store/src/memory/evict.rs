@@ -26,6 +26,7 @@ impl MemoryStore {
             entry.queued = true;
             self.room.queue(fingerprint, entry.resolved.configured);
         }
+        entry.rests = entry.state.rests();
         // What could not be done at once is done in the next round.
         let at = entry.state.next_timer().unwrap_or(Timestamp::MAX).min(idle_after).max(now);
         if at < entry.due_at {

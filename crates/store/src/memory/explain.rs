@@ -19,7 +19,7 @@ impl MemoryStore {
             return self.explained(now, &entry, explained, true);
         }
         let mut fresh = self.fresh(now, key);
-        let fallback = self.fallback(key);
+        let fallback = self.fallback(fresh.model);
         let rules = self.rules(&fresh.resolved, &fallback, self.pressure(now, fresh.model));
         fresh.state.advance(now, &rules);
         let explained = fresh.state.explain(&rules);

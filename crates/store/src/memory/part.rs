@@ -113,7 +113,7 @@ impl MemoryStore {
             return self.call(now, fingerprint, &mut entry, windows);
         }
         let mut fresh = self.fresh(now, key);
-        let fallback = self.fallback(key);
+        let fallback = self.fallback(fresh.model);
         let rules = self.rules(&fresh.resolved, &fallback, self.pressure(now, fresh.model));
         if let Some(law) = part.law {
             fresh.state.follow_law(now, &law, &rules);

@@ -2,12 +2,12 @@
 //! is held for a few reads and writes.
 //!
 //! The table is published as a whole new value when a deployment is added or forgotten, so a decision finds its deployment
-//! without a lock; without any report ever, that is one load of a pointer.
+//! without a lock; without any report ever, that is one load of a flag.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -39,6 +39,8 @@ struct Known {
 #[derive(Default)]
 pub(super) struct Deployments {
     table: ArcSwap<Table>,
+    /// Whether there is any: much cheaper to ask than to load the table.
+    any: AtomicBool,
     /// Held while a report is taken, so that it is taken whole or not at all.
     reporting: Mutex<()>,
     swept_at: AtomicU64,
@@ -54,11 +56,10 @@ impl Deployments {
     }
 
     fn at<T>(&self, model: Fingerprint, step: impl FnOnce(&mut Deployment) -> T) -> Option<T> {
-        let table = self.table.load();
-        if table.is_empty() {
+        if !self.any.load(Ordering::Acquire) {
             return None;
         }
-        table.get(&model).map(|known| step(&mut known.state.lock()))
+        self.table.load().get(&model).map(|known| step(&mut known.state.lock()))
     }
 
     /// Forgets the deployments that nobody has reported on for a day. Under the lock of reports.
@@ -68,8 +69,15 @@ impl Deployments {
         let left: Table =
             table.iter().filter(|(_, known)| stays(known)).map(|(key, known)| (*key, Arc::clone(known))).collect();
         if left.len() < table.len() {
-            self.table.store(Arc::new(left));
+            self.publish(left);
         }
+    }
+
+    /// Under the lock of reports.
+    fn publish(&self, table: Table) {
+        let any = !table.is_empty();
+        self.table.store(Arc::new(table));
+        self.any.store(any, Ordering::Release);
     }
 }
 
@@ -137,7 +145,7 @@ impl MemoryStore {
         }
         if !added.is_empty() {
             added.extend(table.iter().map(|(model, known)| (*model, Arc::clone(known))));
-            deployments.table.store(Arc::new(added));
+            deployments.publish(added);
         }
         Ok(())
     }

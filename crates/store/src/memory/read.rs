@@ -25,7 +25,7 @@ impl MemoryStore {
             }
             None => {
                 let mut fresh = self.fresh(now, key);
-                let fallback = self.fallback(key);
+                let fallback = self.fallback(fresh.model);
                 let rules = self.rules(&fresh.resolved, &fallback, self.pressure(now, fresh.model));
                 fresh.state.advance(now, &rules);
                 (fresh.state.windows(&rules), 0)

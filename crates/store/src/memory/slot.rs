@@ -1,7 +1,8 @@
-//! A key's place in the table: awake, or asleep as it was written down.
+//! A key's place in the table: awake, or asleep as it is written down.
 //!
-//! A start reads a million keys, of which the first second needs a few thousand. As it is written down, a key takes an eighth of
-//! the memory with which it decides; so it comes into the table like that, and wakes up when it is called or due.
+//! As it is written down, a key takes an eighth of the memory with which it decides. A start reads a million keys, of which the
+//! first second needs a few thousand; and of all keys few are called within a minute. So a key comes into the table like
+//! that, wakes up when it is called or due, and falls asleep when it is due and idle.
 //!
 //! Rejected: all of them awake at once, of which half the time of a start was the system clearing gigabytes of memory.
 
@@ -12,12 +13,14 @@ use dashmap::mapref::one::MappedRefMut;
 use tidegate_core::key::{KeyRef, LimitKey};
 use tidegate_core::state::KeyState;
 use tidegate_core::time::Timestamp;
+use tidegate_core::window::PerWindow;
 
 use super::MemoryStore;
 use super::denials::Denials;
 use super::entry::{Entry, Tally};
 use super::marks::OnDisk;
-use crate::durable::layout::KeyRecord;
+use super::packed::Packed;
+use crate::durable::layout::{KeyHead, KeyRecord, encoded};
 use crate::timers::Fingerprint;
 
 /// A key's place in the table.
@@ -26,24 +29,31 @@ pub(crate) enum Slot {
     Asleep(Box<Asleep>),
 }
 
-/// A key that was neither called nor due since the start.
+/// A key that is neither called nor due.
 pub(crate) struct Asleep {
-    /// All of it, as it is on disk. It was read when the directory was opened, so it can be read again.
-    pub(crate) record: Box<[u8]>,
+    /// All of it. It was read when the directory was opened, or written by this process, so it can be read again.
+    packed: Packed,
     pub(crate) disk: OnDisk,
     /// When the timers look at it.
     due_at: Timestamp,
     /// Whether its account was configured when it was counted.
     configured: bool,
+    /// Whether it stands in the queue of keys that may go.
+    queued: bool,
+    /// Whether a floor above a ceiling would be counted anew.
+    floors_fit: bool,
 }
+
+/// Of what is kept of a key that sleeps.
+const READABLE: &str = "it was read when the directory was opened, or written by this process";
 
 /// A key that is awake, locked.
 pub(crate) type KnownKey<'a> = MappedRefMut<'a, Fingerprint, Slot, Entry>;
 
 impl Asleep {
     /// What [`KeyRecord`] reads of it.
-    fn read<'a, T>(&'a self, read: impl FnOnce(&'a [u8]) -> Result<T, minicbor::decode::Error>) -> T {
-        read(&self.record).expect("it was read when the directory was opened")
+    pub(crate) fn record(&self) -> Vec<u8> {
+        self.packed.unpacked().expect(READABLE)
     }
 }
 
@@ -59,6 +69,29 @@ impl Slot {
         }
     }
 
+    /// Puts a key to sleep that was just found idle. Who knows of the disk sleeps once the disk knows all of it.
+    pub(super) fn lull(&mut self, now: Timestamp) {
+        let Self::Awake(entry) = self else { return };
+        /// One that has more stays awake: to write them down takes too long under a lock.
+        const MOST_ITEMS: usize = 64;
+        let written = !entry.disk.changed && entry.disk.first == entry.disk.next;
+        if !entry.rests || !written || entry.state.items() > MOST_ITEMS || entry.denials.minute(now) > 0 {
+            return;
+        }
+        let mut record = encoded(&KeyHead::of(&entry.key, &entry.disk));
+        let names = record.len();
+        entry.state.write_head(&mut record);
+        entry.state.write_all_items(&mut record);
+        *self = Self::Asleep(Box::new(Asleep {
+            packed: Packed::of(&record, names),
+            disk: entry.disk,
+            due_at: entry.due_at,
+            configured: entry.resolved.configured,
+            queued: entry.queued,
+            floors_fit: entry.resolved.floor_won == PerWindow::default(),
+        }));
+    }
+
     /// As [`Slot::awake`], of a key that has left the table.
     pub(super) fn into_awake(mut self, store: &MemoryStore) -> Box<Entry> {
         self.awake(store);
@@ -72,7 +105,7 @@ impl Slot {
     pub(super) fn key(&self) -> KeyRef<'_> {
         match self {
             Self::Awake(entry) => entry.key.as_ref(),
-            Self::Asleep(asleep) => asleep.read(KeyRecord::read_key),
+            Self::Asleep(asleep) => asleep.packed.key().expect(READABLE),
         }
     }
 
@@ -94,7 +127,10 @@ impl Slot {
 
     /// Whether it stands in the queue of keys that may go.
     pub(super) fn is_queued(&self) -> bool {
-        matches!(self, Self::Awake(entry) if entry.queued)
+        match self {
+            Self::Awake(entry) => entry.queued,
+            Self::Asleep(asleep) => asleep.queued,
+        }
     }
 }
 
@@ -125,7 +161,9 @@ impl MemoryStore {
             Some(record) => {
                 let configured = self.policy.load().accounts().contains_key(key.as_ref().account());
                 self.room.take_anyway(configured);
-                Slot::Asleep(Box::new(Asleep { record: record.into(), disk, due_at, configured }))
+                let names = KeyRecord::names(record).expect(READABLE);
+                let packed = Packed::of(record, names);
+                Slot::Asleep(Box::new(Asleep { packed, disk, due_at, configured, queued: false, floors_fit: false }))
             }
             None => {
                 let entry = self.restored(now, key, state, disk, due_at);
@@ -145,11 +183,16 @@ impl MemoryStore {
 
     /// A key as it was written down, counted before, under the policy of that time: whoever calls takes over that of now.
     fn woken(&self, asleep: &Asleep) -> Entry {
-        let record = asleep.read(KeyRecord::read);
-        let state = asleep.read(|_| record.restore());
+        let record = asleep.record();
+        let record = KeyRecord::read(&record).expect(READABLE);
+        let state = record.restore().expect(READABLE);
         let then = state.now();
-        let state = state.finish(record.key, &self.fallback(record.key));
-        let entry = self.restored(then, record.key.to_owned(), state, asleep.disk, asleep.due_at);
+        let state = state.finish(record.key, &self.fallback(self.of_model(record.key)));
+        let mut entry = self.restored(then, record.key.to_owned(), state, asleep.disk, asleep.due_at);
+        entry.queued = asleep.queued;
+        if asleep.floors_fit {
+            self.count_floor_above_ceiling(&entry.resolved);
+        }
         if entry.resolved.configured != asleep.configured {
             self.room.on_configured(entry.resolved.configured);
         }
@@ -167,6 +210,7 @@ impl MemoryStore {
             denials: Denials::default(),
             due_at,
             queued: false,
+            rests: false,
             disk,
         }
     }

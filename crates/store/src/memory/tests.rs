@@ -10,6 +10,7 @@ use tidegate_core::window::WINDOW;
 use super::*;
 use crate::Place;
 
+mod asleep;
 mod pressure;
 mod shadow;
 mod stall;

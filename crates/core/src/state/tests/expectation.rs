@@ -292,3 +292,16 @@ fn a_silent_stream_is_not_believed_to_exceed_its_declared_maximum() {
         assert!(key.windows().generated.remaining_tokens >= 36_000 - 100 * 150);
     }
 }
+
+/// The fullest instant, found by looking at all of them.
+pub(super) fn peak(state: &KeyState, forecast: &ForecastDefaults) -> u64 {
+    let mut peak = state.generated.sum();
+    state.coming_minute(|stretch| {
+        for (_, charged, expected) in stretch.instants() {
+            let margin = forecast.margin(expected.tokens, expected.variance);
+            peak = peak.max(charged.saturating_add(expected.tokens).saturating_add(margin));
+        }
+        true
+    });
+    peak.min(state.generated.sum().saturating_add(state.holds.most()))
+}
