@@ -1,5 +1,6 @@
 //! What is compared with what, and what must come out.
 
+use super::Failure;
 use super::figure::{Bar, Figure};
 use super::side::{Side, Subject};
 
@@ -30,7 +31,7 @@ pub(super) struct Row {
 #[derive(Clone, Debug)]
 pub struct Block {
     /// What `--only` calls it.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     pub(super) rows: Vec<Row>,
 }
 
@@ -45,9 +46,29 @@ impl Block {
     }
 }
 
-/// All of them.
-#[must_use]
-pub fn blocks() -> Vec<Block> {
+/// Those that one of `wanted` names: a whole block, or the rows that contain it. All, where nothing is wanted.
+///
+/// # Errors
+/// A word that names nothing.
+pub fn chosen(wanted: &[String]) -> Result<Vec<Block>, Failure> {
+    let all = blocks();
+    let names = |word: &str, block: &Block, row: &Row| block.name == word || row.what.contains(word);
+    if let Some(word) =
+        wanted.iter().find(|word| !all.iter().any(|block| block.rows.iter().any(|row| names(word, block, row))))
+    {
+        let blocks: Vec<_> = all.iter().map(|block| block.name).collect();
+        return Err(format!("--only {word}: there are {}, and their rows", blocks.join(", ")).into());
+    }
+    let keep = |mut block: Block| {
+        let name = block.name;
+        let of_name = Block::new(name);
+        block.rows.retain(|row| wanted.is_empty() || wanted.iter().any(|word| names(word, &of_name, row)));
+        block
+    };
+    Ok(all.into_iter().map(keep).filter(|block| !block.rows.is_empty()).collect())
+}
+
+fn blocks() -> Vec<Block> {
     let least = Bar::AtLeast;
     vec![
         unary("unary-4x32", "4x32", FOUR, least(0.85, 1.0)),
@@ -145,15 +166,20 @@ fn batch() -> Block {
 }
 
 fn redis() -> Block {
-    let redis = |load: &str| Side::new(Subject::Redis, load).with(HOT).with("--speak redis");
-    let unary = Bar::AtLeast(1.6, 2.0);
+    let redis = |load: &str| Side::new(Subject::Redis, load).with(HOT);
     let ours = |load: &str| tidegate(load).with("--view decision");
-    let piped = [ours(PIPELINE), redis("--connections 4 --call pipeline --in-flight 64")];
-    let of = Figure::Decisions;
+    let clients = |number: &str| redis(number).with("--speak redis");
+    let piped = |script: &str| {
+        [ours(PIPELINE), redis("--connections 4 --call pipeline --in-flight 64").with("--speak").with(script)]
+    };
+    let (unary, of) = (Bar::AtLeast(1.6, 2.0), Figure::Decisions);
+    let lean = [ours(FOUR), redis("--connections 128").with("--speak redis-lean")];
     Block::new("redis")
-        .row("unary 4x32, DECISION; 128 clients", of, [ours(FOUR), redis("--connections 128")], unary)
-        .row("unary 64x1, DECISION; 64 clients", of, [ours(MANY_CONNECTIONS), redis("--connections 64")], unary)
-        .row("Pipeline, DECISION; 4 clients, 64 each", of, piped, Bar::AtLeast(10.0, 15.0))
+        .row("unary 4x32, DECISION; 128 clients", of, [ours(FOUR), clients("--connections 128")], unary)
+        .row("unary 64x1, DECISION; 64 clients", of, [ours(MANY_CONNECTIONS), clients("--connections 64")], unary)
+        .row("Pipeline, DECISION; 4 clients, 64 each", of, piped("redis"), Bar::AtLeast(10.0, 15.0))
+        .row("unary 4x32, DECISION; 128 clients, lean script", of, lean, Bar::None)
+        .row("Pipeline, DECISION; 4 clients, 64 each, lean script", of, piped("redis-lean"), Bar::None)
 }
 
 /// Two threads against one: decisions for each second of processor time.

@@ -49,19 +49,18 @@ impl Seen<'_> {
     }
 }
 
-/// Runs `blocks` and writes their tables.
+/// Runs `blocks` and gives what there is to say to `on_text`, piece by piece.
 ///
 /// # Errors
 /// A program is not there or does not serve; a call fails or is denied; T1 answers with another size than tidegate.
-pub fn study(blocks: &[Block], plan: &Plan) -> Result<String, Failure> {
+pub fn study(blocks: &[Block], plan: &Plan, mut on_text: impl FnMut(&str)) -> Result<(), Failure> {
     let programs = Programs::find(plan.peers.as_deref(), plan.vectored)?;
-    let mut out =
-        format!("{}; {} rounds of {} ms for each side\n", machine::line(), plan.rounds, plan.length.as_millis());
+    let (machine, rounds, length) = (machine::line(), plan.rounds, plan.length.as_millis());
+    on_text(&format!("{machine}; {rounds} rounds of {length} ms for each side\n"));
     for block in blocks {
-        let seen = run(&programs, block, plan)?;
-        out.push_str(&table::draw(&seen)?);
+        on_text(&table::draw(&run(&programs, block, plan)?)?);
     }
-    Ok(out)
+    Ok(())
 }
 
 fn run<'a>(programs: &Programs, block: &'a Block, plan: &Plan) -> Result<Seen<'a>, Failure> {

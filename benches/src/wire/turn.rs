@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::Failure;
@@ -20,8 +21,8 @@ const OTHERS: f64 = 0.05;
 const STOLEN: f64 = 0.01;
 /// A server that uses less of its core than this did not set the pace.
 const BUSY: f64 = 0.9;
-/// Before what is measured.
-const WARM_UP: &str = "300ms";
+/// Before what is measured: longer than reservations live, so that as many expire as are made.
+const WARM_UP: Duration = Duration::from_millis(1_200);
 /// After a load that is not measured: longer than its reservations live.
 const PAUSE: Duration = Duration::from_millis(1_500);
 
@@ -51,16 +52,23 @@ impl Turn {
     }
 }
 
-/// Loads `side` for `length`.
+/// Loads `side` for `length`, while all other servers stand still.
 pub(super) fn turn(programs: &Programs, server: &Server, side: &Side, length: Duration) -> Result<Turn, Failure> {
+    server.signal(Signal::CONT)?;
+    let turn = measured(programs, server, side, length)?;
+    server.signal(Signal::STOP)?;
+    Ok(turn)
+}
+
+fn measured(programs: &Programs, server: &Server, side: &Side, length: Duration) -> Result<Turn, Failure> {
     if !side.before.is_empty() {
         bench(programs, server, side, &side.before, &[])?;
         // What it reserved expires meanwhile.
         std::thread::sleep(PAUSE);
     }
     let (watched, server_before) = (Watched::start()?, processor_time(server.pid())?);
-    let length = format!("{}ms", length.as_millis());
-    let (report, load) = bench(programs, server, side, &side.load, &["--warm-up", WARM_UP, "--duration", &length])?;
+    let [warm_up, length] = [WARM_UP.min(length), length].map(|length| format!("{}ms", length.as_millis()));
+    let (report, load) = bench(programs, server, side, &side.load, &["--warm-up", &warm_up, "--duration", &length])?;
     let machine = watched.stop()?;
     let ours = processor_time(server.pid())?.saturating_sub(server_before) + load;
     let share = |part: Duration| part.as_secs_f64() / machine.time.as_secs_f64();
