@@ -32,7 +32,7 @@ fn counted(server: &Server) -> [f64; 3] {
 
 #[track_caller]
 fn number(report: &Value, path: &str) -> f64 {
-    report.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no {path}: {report}"))
+    report.pointer(path).and_then(Value::as_f64).expect(path)
 }
 
 #[test]

@@ -10,6 +10,9 @@ use std::time::Duration;
 use clap::Parser;
 use tidegate_benches::wire::{Plan, chosen, study};
 
+/// Longer than reservations live, so that as many expire as are made in the time that counts.
+const WARM_UP: Duration = Duration::from_millis(1_200);
+
 #[derive(Parser)]
 struct Arguments {
     /// Rounds, each with all sides of a block
@@ -35,8 +38,9 @@ struct Arguments {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
     let blocks = chosen(&arguments.only)?;
-    let (rounds, seconds) = if arguments.quick { (2, 0.5) } else { (arguments.rounds, arguments.seconds) };
+    let (rounds, seconds, warm_up) =
+        if arguments.quick { (2, 0.5, WARM_UP / 4) } else { (arguments.rounds, arguments.seconds, WARM_UP) };
     let length = Duration::try_from_secs_f64(seconds)?;
-    let plan = Plan { rounds, length, peers: arguments.peers, vectored: arguments.vectored };
+    let plan = Plan { rounds, length, warm_up, peers: arguments.peers, vectored: arguments.vectored };
     study(&blocks, &plan, |text| println!("{text}"))
 }

@@ -206,3 +206,30 @@ fn latency(name: &'static str, rate: u32) -> Block {
         .row(&what("p50", "Unix socket"), Figure::P50, pair(true), median)
         .row(&what("p99", "Unix socket"), Figure::P99, pair(true), tail)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_and_rows_are_chosen_by_their_names() {
+        let chosen = |words: &[&str]| chosen(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        let rows = |blocks: &[Block]| blocks.iter().map(|block| block.rows.len()).sum::<usize>();
+        let all = chosen(&[]).expect("all");
+        assert_eq!(rows(&chosen(&["redis"]).expect("a block")), 5);
+        let settled = chosen(&["FULL, settled"]).expect("rows");
+        assert!(rows(&settled) > 2 && rows(&settled) < rows(&all));
+        assert!(chosen(&["redis", "nonsense"]).expect_err("no such row").to_string().contains("--only nonsense"));
+    }
+
+    #[test]
+    fn no_two_rows_are_called_the_same() {
+        for block in blocks() {
+            let mut names: Vec<_> = block.rows.iter().map(|row| &row.what).collect();
+            names.sort_unstable();
+            let count = names.len();
+            names.dedup();
+            assert_eq!(names.len(), count, "{}", block.name);
+        }
+    }
+}
