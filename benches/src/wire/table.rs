@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::Failure;
 use super::rows::Row;
+use super::side::Subject;
 use super::study::Seen;
 use super::turn::Turn;
-use crate::durable::median;
 use crate::markdown::{Table, count, verdict};
 
 /// A median with the least and the most.
@@ -25,6 +25,18 @@ impl Spread {
 
     fn text(&self) -> String {
         format!("{:.2} ({:.2} to {:.2})", self.median, self.least, self.most)
+    }
+}
+
+/// The middle one, or the mean of the two in the middle; NaN of nothing.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let middle = |index: usize| figures.get(index).copied().unwrap_or(f64::NAN);
+    let half = figures.len() / 2;
+    if figures.len().is_multiple_of(2) {
+        f64::midpoint(middle(half.wrapping_sub(1)), middle(half))
+    } else {
+        middle(half)
     }
 }
 
@@ -113,7 +125,10 @@ fn sides(seen: &Seen<'_>) -> Table {
             continue;
         }
         table.row([
-            side.subject.name().to_owned(),
+            match side.subject {
+                Subject::Tidegate { threads, .. } if threads > 1 => format!("tidegate, {threads} threads"),
+                subject => subject.name().to_owned(),
+            },
             format!("`{}`{}", side.load.join(" "), if side.unix { ", Unix socket" } else { "" }),
             whole(of(|turn| turn.calls_per_s)),
             whole(of(|turn| turn.decisions_per_s)),
@@ -154,6 +169,13 @@ mod tests {
         let cells = cells("unary 4x32, hot keys, FULL", [ours, theirs], None);
         assert_eq!(cells[1..4], ["90 calls/s", "T1 100", "0.90 (0.80 to 1.00)"]);
         assert_eq!(cells[4..], ["4.00", "3.00", "0.75 (0.75 to 0.75)", ">= 0.85 (1)", "yes"]);
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_favours_neither_side() {
+        assert_eq!(median(vec![3.0, 1.0]), 2.0);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert!(median(Vec::new()).is_nan());
     }
 
     #[test]
