@@ -100,21 +100,21 @@ fn t1(load: &str) -> Side {
 /// CheckAndReserve, each call on its own, against T1.
 fn unary(name: &'static str, shape: &str, load: &str, bar: Bar) -> Block {
     let pair = |flags: &str| [tidegate(load).with(flags), t1(load).with(flags)];
-    let what = |rest: &str| format!("unary {shape}, hot keys, {rest}");
+    let what = |rest: &str| format!("unary {shape} hot keys {rest}");
     Block::new(name)
         .row(&what("FULL"), Figure::Calls, pair("--view full"), bar)
-        .row(&what("FULL, settled"), Figure::Calls, pair("--view full --settle"), bar)
+        .row(&what("FULL settled"), Figure::Calls, pair("--view full --settle"), bar)
         .row(&what("WINDOWS"), Figure::Calls, pair("--view windows"), Bar::None)
         .row(&what("DECISION"), Figure::Calls, pair("--view decision"), Bar::None)
-        .row(&what("DECISION, settled"), Figure::Calls, pair("--view decision --settle"), Bar::None)
+        .row(&what("DECISION settled"), Figure::Calls, pair("--view decision --settle"), Bar::None)
 }
 
 /// The same for keys that no cache holds.
 fn many() -> Block {
     let pair = |flags: &str| [many_keys(FOUR).with(flags), t1(FOUR).with(flags)];
     let bar = Bar::AtLeast(0.75, 0.9);
-    Block::new("unary-1M").row("unary 4x32, 1M uniform keys, FULL", Figure::Calls, pair("--view full"), bar).row(
-        "unary 4x32, 1M uniform keys, FULL, settled",
+    Block::new("unary-1M").row("unary 4x32 1M uniform keys FULL", Figure::Calls, pair("--view full"), bar).row(
+        "unary 4x32 1M uniform keys FULL settled",
         Figure::Calls,
         pair("--view full --settle"),
         bar,
@@ -127,8 +127,8 @@ fn throttlecrab() -> Block {
         let theirs = Side::new(Subject::Throttlecrab, load).with(HOT).with("--speak throttlecrab");
         [tidegate(load).with(view), theirs]
     };
-    Block::new("throttlecrab").row("unary 4x32, DECISION", Figure::Calls, pair(FOUR), Bar::AtLeast(1.35, 1.6)).row(
-        "unary 64x1, DECISION",
+    Block::new("throttlecrab").row("unary 4x32 DECISION", Figure::Calls, pair(FOUR), Bar::AtLeast(1.35, 1.6)).row(
+        "unary 64x1 DECISION",
         Figure::Calls,
         pair(MANY_CONNECTIONS),
         Bar::AtLeast(1.2, 1.35),
@@ -141,12 +141,12 @@ fn pipeline() -> Block {
     let (hot, many) = (Bar::AtLeast(5.0, 8.0), Bar::AtLeast(3.0, 4.0));
     let of = Figure::Decisions;
     Block::new("pipeline")
-        .row("Pipeline, hot keys, FULL", of, pair(tidegate(PIPELINE), "--view full"), hot)
-        .row("Pipeline, 1M uniform keys, FULL", of, pair(many_keys(PIPELINE), "--view full"), many)
-        .row("Pipeline, hot keys, WINDOWS", of, pair(tidegate(PIPELINE), "--view windows"), Bar::None)
-        .row("Pipeline, hot keys, DECISION", of, pair(tidegate(PIPELINE), "--view decision"), Bar::None)
-        .row("Pipeline, 1M uniform keys, DECISION", of, pair(many_keys(PIPELINE), "--view decision"), Bar::None)
-        .row("Pipeline, hot keys, FULL, settled: calls", Figure::Calls, settled(), Bar::None)
+        .row("Pipeline hot keys FULL", of, pair(tidegate(PIPELINE), "--view full"), hot)
+        .row("Pipeline 1M uniform keys FULL", of, pair(many_keys(PIPELINE), "--view full"), many)
+        .row("Pipeline hot keys WINDOWS", of, pair(tidegate(PIPELINE), "--view windows"), Bar::None)
+        .row("Pipeline hot keys DECISION", of, pair(tidegate(PIPELINE), "--view decision"), Bar::None)
+        .row("Pipeline 1M uniform keys DECISION", of, pair(many_keys(PIPELINE), "--view decision"), Bar::None)
+        .row("Pipeline hot keys FULL settled: calls", Figure::Calls, settled(), Bar::None)
 }
 
 fn settled() -> [Side; 2] {
@@ -158,11 +158,11 @@ fn batch() -> Block {
     let pair = |size: &str, view: &str| [tidegate(&load(size)).with(view), t1(FOUR).with("--view full")];
     let of = Figure::Decisions;
     Block::new("batch")
-        .row("batches of 64, FULL", of, pair("64", "--view full"), Bar::AtLeast(5.0, 8.0))
-        .row("batches of 256, FULL", of, pair("256", "--view full"), Bar::AtLeast(7.0, 10.0))
-        .row("batches of 64, DECISION", of, pair("64", "--view decision"), Bar::None)
-        .row("batches of 256, DECISION", of, pair("256", "--view decision"), Bar::None)
-        .row("batches of 64, FULL, settled", of, pair("64", "--view full --settle"), Bar::None)
+        .row("batches of 64 FULL", of, pair("64", "--view full"), Bar::AtLeast(5.0, 8.0))
+        .row("batches of 256 FULL", of, pair("256", "--view full"), Bar::AtLeast(7.0, 10.0))
+        .row("batches of 64 DECISION", of, pair("64", "--view decision"), Bar::None)
+        .row("batches of 256 DECISION", of, pair("256", "--view decision"), Bar::None)
+        .row("batches of 64 FULL settled", of, pair("64", "--view full --settle"), Bar::None)
 }
 
 fn redis() -> Block {
@@ -175,11 +175,11 @@ fn redis() -> Block {
     let (unary, of) = (Bar::AtLeast(1.6, 2.0), Figure::Decisions);
     let lean = [ours(FOUR), redis("--connections 128").with("--speak redis-lean")];
     Block::new("redis")
-        .row("unary 4x32, DECISION; 128 clients", of, [ours(FOUR), clients("--connections 128")], unary)
-        .row("unary 64x1, DECISION; 64 clients", of, [ours(MANY_CONNECTIONS), clients("--connections 64")], unary)
-        .row("Pipeline, DECISION; 4 clients, 64 each", of, piped("redis"), Bar::AtLeast(10.0, 15.0))
-        .row("unary 4x32, DECISION; 128 clients, lean script", of, lean, Bar::None)
-        .row("Pipeline, DECISION; 4 clients, 64 each, lean script", of, piped("redis-lean"), Bar::None)
+        .row("unary 4x32 DECISION; 128 clients", of, [ours(FOUR), clients("--connections 128")], unary)
+        .row("unary 64x1 DECISION; 64 clients", of, [ours(MANY_CONNECTIONS), clients("--connections 64")], unary)
+        .row("Pipeline DECISION; 4 clients; 64 each", of, piped("redis"), Bar::AtLeast(10.0, 15.0))
+        .row("unary 4x32 DECISION; 128 clients; lean script", of, lean, Bar::None)
+        .row("Pipeline DECISION; 4 clients; 64 each; lean script", of, piped("redis-lean"), Bar::None)
 }
 
 /// Two threads against one: decisions for each second of processor time.
@@ -187,8 +187,8 @@ fn threads() -> Block {
     let on = |threads| Side::new(Subject::Tidegate { threads, process: 0 }, FOUR).with(HOT).on_all_cores();
     let pair = |flags: &str| [on(2).with(flags), on(1).with(flags)];
     let bar = Bar::AtLeast(0.8, 0.95);
-    Block::new("threads").row("2 threads against 1, FULL", Figure::DecisionsOfProcessor, pair("--view full"), bar).row(
-        "2 threads against 1, DECISION",
+    Block::new("threads").row("2 threads against 1 FULL", Figure::DecisionsOfProcessor, pair("--view full"), bar).row(
+        "2 threads against 1 DECISION",
         Figure::DecisionsOfProcessor,
         pair("--view decision"),
         bar,
@@ -198,7 +198,7 @@ fn threads() -> Block {
 fn latency(name: &'static str, rate: u32) -> Block {
     let load = format!("--connections 4 --rate {rate} --view full");
     let pair = |unix: bool| [tidegate(&load), t1(&load)].map(|side| if unix { side.unix() } else { side });
-    let what = |quantile: &str, socket: &str| format!("{quantile} at {rate} calls/s, {socket}");
+    let what = |quantile: &str, socket: &str| format!("{quantile} at {rate} calls/s {socket}");
     let (median, tail) = (Bar::AtMost(1.15, 1.05), Bar::AtMost(1.3, 1.1));
     Block::new(name)
         .row(&what("p50", "TCP"), Figure::P50, pair(false), median)
@@ -217,7 +217,7 @@ mod tests {
         let rows = |blocks: &[Block]| blocks.iter().map(|block| block.rows.len()).sum::<usize>();
         let all = chosen(&[]).expect("all");
         assert_eq!(rows(&chosen(&["redis"]).expect("a block")), 5);
-        let settled = chosen(&["FULL, settled"]).expect("rows");
+        let settled = chosen(&["FULL settled"]).expect("rows");
         assert!(rows(&settled) > 2 && rows(&settled) < rows(&all));
         assert!(chosen(&["redis", "nonsense"]).expect_err("no such row").to_string().contains("--only nonsense"));
     }

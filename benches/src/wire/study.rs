@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_denial_or_an_answer_of_another_size_ends_a_run() {
-        let blocks = chosen(&["unary 4x32, hot keys, WINDOWS".to_owned()]).expect("a row");
+        let blocks = chosen(&["unary 4x32 hot keys WINDOWS".to_owned()]).expect("a row");
         let sides = vec![blocks[0].rows[0].ours.clone(), blocks[0].rows[0].theirs.clone()];
         let turn = Turn { bytes_per_decision: 350.0, ..Turn::at(1.0, 1.0, 1.0) };
         let check = |ours: Turn, theirs: Turn| {

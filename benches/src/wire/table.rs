@@ -166,7 +166,7 @@ mod tests {
     fn the_median_of_the_rounds_meets_the_bar_or_not() {
         let ours = [90.0, 80.0, 100.0].map(|rate| Turn::at(rate, 4.0, 1.0)).to_vec();
         let theirs = vec![Turn::at(100.0, 3.0, 1.0); 3];
-        let cells = cells("unary 4x32, hot keys, FULL", [ours, theirs], None);
+        let cells = cells("unary 4x32 hot keys FULL", [ours, theirs], None);
         assert_eq!(cells[1..4], ["90 calls/s", "T1 100", "0.90 (0.80 to 1.00)"]);
         assert_eq!(cells[4..], ["4.00", "3.00", "0.75 (0.75 to 0.75)", ">= 0.85 (1)", "yes"]);
     }
@@ -181,14 +181,14 @@ mod tests {
     #[test]
     fn where_the_load_set_the_pace_server_time_counts() {
         let turns = [vec![Turn::at(90.0, 4.0, 1.0)], vec![Turn::at(100.0, 3.0, 0.8)]];
-        let cells = cells("unary 4x32, hot keys, FULL", turns, None);
+        let cells = cells("unary 4x32 hot keys FULL", turns, None);
         assert_eq!((cells[2].as_str(), cells[8].as_str()), ("T1 100*", "**no**"));
     }
 
     #[test]
     fn latencies_are_to_be_short_and_servers_idle() {
         let turns = [vec![Turn::at(100.0, 4.0, 0.1)], vec![Turn::at(120.0, 4.0, 0.1)]];
-        let cells = cells("p50 at 5000 calls/s, TCP", turns, None);
+        let cells = cells("p50 at 5000 calls/s TCP", turns, None);
         assert_eq!(cells[1..4], ["10,000 us", "T1 8,333", "1.20 (1.20 to 1.20)"]);
         assert_eq!(cells[7..], ["<= 1.15 (1.05)", "**no**"]);
     }
@@ -196,10 +196,10 @@ mod tests {
     #[test]
     fn a_peer_that_is_not_here_is_seen() {
         let turns = [vec![Turn::at(100.0, 4.0, 1.0)], Vec::new()];
-        let cells = cells("unary 4x32, DECISION", turns, Some("throttlecrab-server"));
+        let cells = cells("unary 4x32 DECISION", turns, Some("throttlecrab-server"));
         assert_eq!(cells[1], "**not here: throttlecrab-server**");
         assert_eq!(cells[8], "**not measured**");
-        let [_, quiet, ..] = self::cells("unary 4x32, hot keys, FULL", [Vec::new(), Vec::new()], None);
+        let [_, quiet, ..] = self::cells("unary 4x32 hot keys FULL", [Vec::new(), Vec::new()], None);
         assert_eq!(quiet, "**no quiet round**");
     }
 }
