@@ -15,7 +15,7 @@ mod study;
 mod table;
 mod turn;
 
-pub use rows::{Block, blocks};
+pub use rows::{Block, chosen};
 pub use study::{Plan, study};
 
 /// Why there is no table.

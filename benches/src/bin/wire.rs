@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use tidegate_benches::wire::{Plan, blocks, study};
+use tidegate_benches::wire::{Plan, chosen, study};
+
+/// Longer than reservations live, so that as many expire as are made in the time that counts.
+const WARM_UP: Duration = Duration::from_millis(1_200);
 
 #[derive(Parser)]
 struct Arguments {
@@ -18,7 +21,7 @@ struct Arguments {
     /// Seconds for each side in each round
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Only these blocks
+    /// Only these blocks, and the rows that contain these words
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Two rounds of half a second: whether it works, not how fast it is
@@ -34,15 +37,10 @@ struct Arguments {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let mut blocks = blocks();
-    let names: Vec<_> = blocks.iter().map(|block| block.name).collect();
-    if let Some(unknown) = arguments.only.iter().find(|name| !names.contains(&name.as_str())) {
-        return Err(format!("--only {unknown}: there are {}", names.join(", ")).into());
-    }
-    blocks.retain(|block| arguments.only.is_empty() || arguments.only.iter().any(|name| name == block.name));
-    let (rounds, seconds) = if arguments.quick { (2, 0.5) } else { (arguments.rounds, arguments.seconds) };
+    let blocks = chosen(&arguments.only)?;
+    let (rounds, seconds, warm_up) =
+        if arguments.quick { (2, 0.5, WARM_UP / 4) } else { (arguments.rounds, arguments.seconds, WARM_UP) };
     let length = Duration::try_from_secs_f64(seconds)?;
-    let plan = Plan { rounds, length, peers: arguments.peers, vectored: arguments.vectored };
-    println!("{}", study(&blocks, &plan)?);
-    Ok(())
+    let plan = Plan { rounds, length, warm_up, peers: arguments.peers, vectored: arguments.vectored };
+    study(&blocks, &plan, |text| println!("{text}"))
 }

@@ -62,16 +62,15 @@ fn busy_and_stolen() -> io::Result<(Duration, Duration)> {
     Ok(([0, 1, 2, 5, 6].map(of).iter().sum(), of(7)))
 }
 
-/// A program that runs on this core alone, or anywhere; anywhere too where there is one core.
+/// A program that runs on this core alone, or anywhere; anywhere too where there is one core. It ends with this process.
 pub(super) fn on_core(program: &Path, core: Option<&str>) -> Command {
-    match core.filter(|_| cores() > 1) {
-        Some(core) => {
-            let mut command = Command::new("taskset");
-            command.args(["--cpu-list", core]).arg(program);
-            command
-        }
-        None => Command::new(program),
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    if let Some(core) = core.filter(|_| cores() > 1) {
+        command.args(["taskset", "--cpu-list", core]);
     }
+    command.arg(program);
+    command
 }
 
 /// How many processors this process may use.

@@ -1,4 +1,5 @@
-//! The servers of a block, each pinned to a core; ended by their process ids when they are dropped.
+//! The servers of a block, each pinned to a core, and stopped while it is not its turn; ended by their process ids when they are
+//! dropped, and by the system when this process is killed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::empty::LIMIT_TPM;
@@ -39,6 +41,11 @@ impl Server {
     /// Where a side finds it.
     pub(super) fn target(&self, side: &Side) -> String {
         if side.unix { format!("unix:{}", self.unix.display()) } else { self.tcp.clone() }
+    }
+
+    /// Stops it, or lets it go on: what a server has left to do does not fall into the turn of another.
+    pub(super) fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
     /// Starts a server that says where it listens.
@@ -102,6 +109,7 @@ impl<'a> Servers<'a> {
             Subject::Throttlecrab => self.throttlecrab(side)?,
             Subject::Redis => self.redis(side)?,
         };
+        server.signal(Signal::STOP)?;
         self.running.insert(side.subject, server);
         Ok(())
     }

@@ -20,6 +20,8 @@ pub struct Plan {
     pub rounds: usize,
     /// Time for each side in each round.
     pub length: Duration,
+    /// Time of each turn before it counts.
+    pub warm_up: Duration,
     /// Where `benches/peers.sh` put the peers.
     pub peers: Option<PathBuf>,
     /// Whether T1 writes as tonic's own listener does.
@@ -49,19 +51,26 @@ impl Seen<'_> {
     }
 }
 
-/// Runs `blocks` and writes their tables.
+/// Runs `blocks` and gives what there is to say to `on_text`, piece by piece.
 ///
 /// # Errors
 /// A program is not there or does not serve; a call fails or is denied; T1 answers with another size than tidegate.
-pub fn study(blocks: &[Block], plan: &Plan) -> Result<String, Failure> {
+pub fn study(blocks: &[Block], plan: &Plan, mut on_text: impl FnMut(&str)) -> Result<(), Failure> {
     let programs = Programs::find(plan.peers.as_deref(), plan.vectored)?;
-    let mut out =
-        format!("{}; {} rounds of {} ms for each side\n", machine::line(), plan.rounds, plan.length.as_millis());
+    let (machine, rounds, length) = (machine::line(), plan.rounds, plan.length.as_millis());
+    on_text(&format!("{machine}; {rounds} rounds of {length} ms for each side\n"));
+    let mut failed = None;
     for block in blocks {
-        let seen = run(&programs, block, plan)?;
-        out.push_str(&table::draw(&seen)?);
+        // One that fails is said at its place, and the others are measured all the same.
+        match run(&programs, block, plan).and_then(|seen| table::draw(&seen)) {
+            Ok(text) => on_text(&text),
+            Err(failure) => {
+                on_text(&format!("\n### {}\n\n**failed**: {failure}\n", block.name));
+                failed = Some(failure);
+            }
+        }
     }
-    Ok(out)
+    failed.map_or(Ok(()), Err)
 }
 
 fn run<'a>(programs: &Programs, block: &'a Block, plan: &Plan) -> Result<Seen<'a>, Failure> {
@@ -86,7 +95,7 @@ fn run<'a>(programs: &Programs, block: &'a Block, plan: &Plan) -> Result<Seen<'a
         for step in 0..here.len() {
             let index = here[(step + tries) % here.len()];
             let side = &seen.sides[index];
-            round[index] = Some(turn(programs, servers.of(side)?, side, plan.length)?);
+            round[index] = Some(turn(programs, servers.of(side)?, side, [plan.warm_up, plan.length])?);
         }
         let disturbed = round.iter().flatten().filter(|turn| turn.is_disturbed).count();
         eprintln!("{}: round {tries}{}", block.name, if disturbed > 0 { ", disturbed" } else { "" });
@@ -129,4 +138,27 @@ fn check(seen: &Seen<'_>) -> Result<(), Failure> {
 
 fn view(side: &Side) -> Option<&String> {
     side.load.iter().skip_while(|word| *word != "--view").nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::rows::chosen;
+
+    #[test]
+    fn a_denial_or_an_answer_of_another_size_ends_a_run() {
+        let blocks = chosen(&["unary 4x32 hot keys WINDOWS".to_owned()]).expect("a row");
+        let sides = vec![blocks[0].rows[0].ours.clone(), blocks[0].rows[0].theirs.clone()];
+        let turn = Turn { bytes_per_decision: 350.0, ..Turn::at(1.0, 1.0, 1.0) };
+        let check = |ours: Turn, theirs: Turn| {
+            let (turns, missing) = (vec![vec![ours], vec![theirs]], vec![None; 2]);
+            check(&Seen { block: &blocks[0], sides: sides.clone(), turns, missing, dropped: 0 })
+        };
+        assert!(check(turn, turn).is_ok());
+        assert!(check(turn, Turn { bytes_per_decision: 340.0, ..turn }).is_ok());
+        let error = check(turn, Turn { bytes_per_decision: 300.0, ..turn }).expect_err("T1 says less");
+        assert!(error.to_string().contains("tidegate answers 350 bytes, T1 300"), "{error}");
+        let error = check(Turn { denied: 1.0, ..turn }, turn).expect_err("not everything was allowed");
+        assert!(error.to_string().contains("denied 1 calls"), "{error}");
+    }
 }

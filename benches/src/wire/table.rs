@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::Failure;
 use super::rows::Row;
+use super::side::Subject;
 use super::study::Seen;
 use super::turn::Turn;
-use crate::durable::median;
 use crate::markdown::{Table, count, verdict};
 
 /// A median with the least and the most.
@@ -25,6 +25,18 @@ impl Spread {
 
     fn text(&self) -> String {
         format!("{:.2} ({:.2} to {:.2})", self.median, self.least, self.most)
+    }
+}
+
+/// The middle one, or the mean of the two in the middle; NaN of nothing.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let middle = |index: usize| figures.get(index).copied().unwrap_or(f64::NAN);
+    let half = figures.len() / 2;
+    if figures.len().is_multiple_of(2) {
+        f64::midpoint(middle(half.wrapping_sub(1)), middle(half))
+    } else {
+        middle(half)
     }
 }
 
@@ -113,7 +125,10 @@ fn sides(seen: &Seen<'_>) -> Table {
             continue;
         }
         table.row([
-            side.subject.name().to_owned(),
+            match side.subject {
+                Subject::Tidegate { threads, .. } if threads > 1 => format!("tidegate, {threads} threads"),
+                subject => subject.name().to_owned(),
+            },
             format!("`{}`{}", side.load.join(" "), if side.unix { ", Unix socket" } else { "" }),
             whole(of(|turn| turn.calls_per_s)),
             whole(of(|turn| turn.decisions_per_s)),
@@ -132,4 +147,59 @@ fn sides(seen: &Seen<'_>) -> Table {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates, rounded for people")]
 fn whole(figure: f64) -> String {
     count(figure.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::rows::chosen;
+
+    /// The cells of a row whose sides had these turns.
+    fn cells(what: &str, turns: [Vec<Turn>; 2], missing: Option<&'static str>) -> [String; 9] {
+        let blocks = chosen(&[what.to_owned()]).expect("a row");
+        let row = &blocks[0].rows[0];
+        let sides = vec![row.ours.clone(), row.theirs.clone()];
+        compared(row, &Seen { block: &blocks[0], sides, turns: turns.into(), missing: vec![None, missing], dropped: 0 })
+    }
+
+    #[test]
+    fn the_median_of_the_rounds_meets_the_bar_or_not() {
+        let ours = [90.0, 80.0, 100.0].map(|rate| Turn::at(rate, 4.0, 1.0)).to_vec();
+        let theirs = vec![Turn::at(100.0, 3.0, 1.0); 3];
+        let cells = cells("unary 4x32 hot keys FULL", [ours, theirs], None);
+        assert_eq!(cells[1..4], ["90 calls/s", "T1 100", "0.90 (0.80 to 1.00)"]);
+        assert_eq!(cells[4..], ["4.00", "3.00", "0.75 (0.75 to 0.75)", ">= 0.85 (1)", "yes"]);
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_favours_neither_side() {
+        assert_eq!(median(vec![3.0, 1.0]), 2.0);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn where_the_load_set_the_pace_server_time_counts() {
+        let turns = [vec![Turn::at(90.0, 4.0, 1.0)], vec![Turn::at(100.0, 3.0, 0.8)]];
+        let cells = cells("unary 4x32 hot keys FULL", turns, None);
+        assert_eq!((cells[2].as_str(), cells[8].as_str()), ("T1 100*", "**no**"));
+    }
+
+    #[test]
+    fn latencies_are_to_be_short_and_servers_idle() {
+        let turns = [vec![Turn::at(100.0, 4.0, 0.1)], vec![Turn::at(120.0, 4.0, 0.1)]];
+        let cells = cells("p50 at 5000 calls/s TCP", turns, None);
+        assert_eq!(cells[1..4], ["10,000 us", "T1 8,333", "1.20 (1.20 to 1.20)"]);
+        assert_eq!(cells[7..], ["<= 1.15 (1.05)", "**no**"]);
+    }
+
+    #[test]
+    fn a_peer_that_is_not_here_is_seen() {
+        let turns = [vec![Turn::at(100.0, 4.0, 1.0)], Vec::new()];
+        let cells = cells("unary 4x32 DECISION", turns, Some("throttlecrab-server"));
+        assert_eq!(cells[1], "**not here: throttlecrab-server**");
+        assert_eq!(cells[8], "**not measured**");
+        let [_, quiet, ..] = self::cells("unary 4x32 hot keys FULL", [Vec::new(), Vec::new()], None);
+        assert_eq!(quiet, "**no quiet round**");
+    }
 }

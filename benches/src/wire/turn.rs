@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::Failure;
@@ -20,8 +21,6 @@ const OTHERS: f64 = 0.05;
 const STOLEN: f64 = 0.01;
 /// A server that uses less of its core than this did not set the pace.
 const BUSY: f64 = 0.9;
-/// Before what is measured.
-const WARM_UP: &str = "300ms";
 /// After a load that is not measured: longer than its reservations live.
 const PAUSE: Duration = Duration::from_millis(1_500);
 
@@ -49,18 +48,44 @@ impl Turn {
     pub(super) fn server_was_busy(&self) -> bool {
         self.server_utilisation >= BUSY
     }
+
+    /// One with so many calls a second, each of which decides and takes so long of the server, which was so busy.
+    #[cfg(test)]
+    pub(super) const fn at(per_second: f64, server_us: f64, server_utilisation: f64) -> Self {
+        Self {
+            calls_per_s: per_second,
+            decisions_per_s: per_second,
+            denied: 0.0,
+            bytes_per_decision: 0.0,
+            p50_us: 1e6 / per_second,
+            p99_us: 2e6 / per_second,
+            p999_us: 3e6 / per_second,
+            server_us_per_call: server_us,
+            server_us_per_decision: server_us,
+            server_utilisation,
+            load_utilisation: 0.0,
+            is_disturbed: false,
+        }
+    }
 }
 
-/// Loads `side` for `length`.
-pub(super) fn turn(programs: &Programs, server: &Server, side: &Side, length: Duration) -> Result<Turn, Failure> {
+/// Warms `side` up, then measures it, for these times, while all other servers stand still.
+pub(super) fn turn(programs: &Programs, server: &Server, side: &Side, times: [Duration; 2]) -> Result<Turn, Failure> {
+    server.signal(Signal::CONT)?;
+    let turn = measured(programs, server, side, times)?;
+    server.signal(Signal::STOP)?;
+    Ok(turn)
+}
+
+fn measured(programs: &Programs, server: &Server, side: &Side, times: [Duration; 2]) -> Result<Turn, Failure> {
     if !side.before.is_empty() {
         bench(programs, server, side, &side.before, &[])?;
         // What it reserved expires meanwhile.
         std::thread::sleep(PAUSE);
     }
     let (watched, server_before) = (Watched::start()?, processor_time(server.pid())?);
-    let length = format!("{}ms", length.as_millis());
-    let (report, load) = bench(programs, server, side, &side.load, &["--warm-up", WARM_UP, "--duration", &length])?;
+    let [warm_up, length] = times.map(|time| format!("{}ms", time.as_millis()));
+    let (report, load) = bench(programs, server, side, &side.load, &["--warm-up", &warm_up, "--duration", &length])?;
     let machine = watched.stop()?;
     let ours = processor_time(server.pid())?.saturating_sub(server_before) + load;
     let share = |part: Duration| part.as_secs_f64() / machine.time.as_secs_f64();

@@ -83,7 +83,9 @@ where
 /// Calls that were read together. One at a time where it is read, each answer would be a packet of its own; as a task of its own,
 /// each would cost a task.
 #[derive(Clone, Default)]
-struct Calls(Arc<Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>>);
+struct Calls(Arc<Mutex<Vec<Call>>>);
+
+type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
     fn execute(&self, call: F) {

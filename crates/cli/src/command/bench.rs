@@ -107,8 +107,8 @@ pub(crate) struct BenchArgs {
 
     /// What the target is: a peer gets the same load, for comparison
     ///
-    /// throttlecrab: its gRPC call Throttle. redis: a script with three counters, one call at a time on each connection, or
-    /// --in-flight of them with --call pipeline.
+    /// throttlecrab: its gRPC call Throttle. redis, redis-lean: a script with three counters, one call at a time on each
+    /// connection, or --in-flight of them with --call pipeline.
     #[arg(long, value_enum, default_value_t = Speak::Tidegate)]
     speak: Speak,
 
@@ -138,8 +138,10 @@ enum Speak {
     Tidegate,
     /// throttlecrab
     Throttlecrab,
-    /// Redis or Valkey
+    /// Redis or Valkey, a script as it is mostly written
     Redis,
+    /// The same, a script with as few commands as there may be
+    RedisLean,
 }
 
 /// What answers contain.
@@ -170,7 +172,7 @@ impl From<View> for ResponseView {
 pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     let meter = Rc::new(Meter::new()?);
     let measured = LocalSet::new().run_until(load::run(&args, &meter)).await?;
-    let (calls, report) = (measured.counts.calls, Report(measured));
+    let (calls, report) = (measured.counts.calls, Report { measured, whole: meter.so_far() });
     if args.json {
         print_json(&report.json())?;
     } else {
@@ -186,7 +188,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
 impl BenchArgs {
     /// Whether the flags go together: one that would do nothing is a mistake.
     fn check(&self) -> Result<(), Failure> {
-        let is_grpc = self.speak != Speak::Redis;
+        let is_grpc = matches!(self.speak, Speak::Tidegate | Speak::Throttlecrab);
         let wrong = [
             (self.in_flight.is_some() && self.call != CallKind::Pipeline, "--in-flight is for --call pipeline"),
             (self.batch.is_some() && self.call != CallKind::Batch, "--batch is for --call batch"),
@@ -201,7 +203,7 @@ impl BenchArgs {
                 self.speak == Speak::Throttlecrab && self.call != CallKind::Unary,
                 "throttlecrab has no call but --call unary",
             ),
-            (self.speak == Speak::Redis && self.call == CallKind::Batch, "Redis has no --call batch"),
+            (!is_grpc && self.call == CallKind::Batch, "Redis has no --call batch"),
         ];
         wrong.iter().find(|(is_wrong, _)| *is_wrong).map_or(Ok(()), |(_, why)| Err(Failure::Usage((*why).to_owned())))
     }

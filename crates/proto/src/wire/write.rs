@@ -114,10 +114,10 @@ pub fn nested(out: &mut BytesMut, field: u8, write: impl FnOnce(&mut BytesMut)) 
     if length < 0x80 {
         out.copy_within(at + 2.., at + 1);
         out.truncate(at + 1 + length);
-        out[at] = low(length);
+        out[at] = low(length as u64);
     } else if length < 0x4000 {
-        out[at] = low(length) | 0x80;
-        out[at + 1] = low(length >> 7);
+        out[at] = low(length as u64) | 0x80;
+        out[at + 1] = low(length as u64 >> 7);
     } else {
         let message = out.split_off(at + 2);
         out.truncate(at);
@@ -198,13 +198,13 @@ fn length(out: &mut impl BufMut, field: u8, bytes: usize) {
 
 fn varint(out: &mut impl BufMut, mut number: u64) {
     while number >= 0x80 {
-        out.put_u8(low(usize::try_from(number & 0x7f).unwrap_or(0)) | 0x80);
+        out.put_u8(low(number) | 0x80);
         number >>= 7;
     }
-    out.put_u8(low(usize::try_from(number).unwrap_or(0)));
+    out.put_u8(low(number));
 }
 
 /// The lowest seven bits.
-const fn low(number: usize) -> u8 {
-    (number & 0x7f) as u8
+const fn low(number: u64) -> u8 {
+    (number & 0x7f).to_le_bytes()[0]
 }

@@ -69,16 +69,13 @@ impl<S: Store> Limiter<S> {
             Method::Settle => self.settle_now(&Settle::read(message)?, out),
             Method::BatchCheckAndReserve => self.each_now(
                 ("CheckAndReserve", message),
-                |call| CheckAndReserve::read(call),
+                CheckAndReserve::read,
                 |call, out| self.check_now(call, out),
                 out,
             ),
-            Method::BatchSettle => self.each_now(
-                ("Settle", message),
-                |call| Settle::read(call),
-                |call, out| self.settle_now(call, out),
-                out,
-            ),
+            Method::BatchSettle => {
+                self.each_now(("Settle", message), Settle::read, |call, out| self.settle_now(call, out), out)
+            }
         }
     }
 

@@ -51,7 +51,7 @@ impl Keys {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below the number of keys")]
     pub(super) fn draw(&mut self) -> u32 {
         match self.draw {
-            Draw::Uniform => ((self.next() >> 32) * u64::from(self.keys) >> 32) as u32,
+            Draw::Uniform => (((self.next() >> 32) * u64::from(self.keys)) >> 32) as u32,
             // Rank r with probability ln(1 + 1/r) / ln(keys + 1), which is Zipf's law of exponent 1 but for the first ranks (0.69 instead
             // of 1 for the first), and takes one exponential instead of a search in a table that does not fit the cache.
             Draw::Zipf => {

@@ -9,7 +9,7 @@ use super::exchange::Exchange;
 use super::keys::Keys;
 use super::meter::{Measured, Meter};
 use super::pipeline::{self, Calls};
-use super::redis::Link;
+use super::redis::{self, Link};
 use super::reserve::{Reserve, Template};
 use super::throttlecrab::Throttle;
 use super::{BenchArgs, CallKind, Speak, closed, link, open};
@@ -36,8 +36,8 @@ pub(super) async fn run(args: &BenchArgs, meter: &Rc<Meter>) -> Result<Measured,
             load.pipelines(&Calls::new(template, args.in_flight.unwrap_or(IN_FLIGHT), args.settle)).await?;
         }
         (Speak::Throttlecrab, _) => load.exchange(Throttle::new()).await?,
-        (Speak::Redis, CallKind::Pipeline) => load.scripts(args.in_flight.unwrap_or(IN_FLIGHT)).await?,
-        (Speak::Redis, _) => load.scripts(1).await?,
+        (Speak::Redis, _) => load.scripts(redis::SCRIPT).await?,
+        (Speak::RedisLean, _) => load.scripts(redis::LEAN_SCRIPT).await?,
     }
     let measured = meter.run(args.warm_up, args.duration, args.pid).await?;
     let mut tasks = load.tasks;
@@ -91,10 +91,14 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// Scripts, so many at once on each connection.
-    async fn scripts(&mut self, in_flight: u16) -> Result<(), Failure> {
+    /// A script, on each connection once at a time, or as many times as are in flight.
+    async fn scripts(&mut self, script: &str) -> Result<(), Failure> {
+        let in_flight = match self.args.call {
+            CallKind::Pipeline => self.args.in_flight.unwrap_or(IN_FLIGHT),
+            CallKind::Unary | CallKind::Batch => 1,
+        };
         for connection in 0..u64::from(self.args.connections) {
-            let link = Link::open(&self.args.limiter.target).await?;
+            let link = Link::open(&self.args.limiter.target, script).await?;
             self.tasks.spawn_local(link.run(in_flight, self.keys(connection), Rc::clone(self.meter)));
         }
         Ok(())

@@ -20,6 +20,9 @@ pub(super) struct Meter {
     watch: Stopwatch,
     phase: Cell<Phase>,
     counts: RefCell<Counts>,
+    /// Of all phases.
+    decided: Cell<Verdicts>,
+    settled: Cell<u64>,
 }
 
 /// Where in a run we are.
@@ -74,7 +77,13 @@ impl Meter {
             errors: 0,
             first_error: None,
         };
-        Ok(Self { watch: Stopwatch::start(), phase: Cell::new(Phase::WarmUp), counts: RefCell::new(counts) })
+        Ok(Self {
+            watch: Stopwatch::start(),
+            phase: Cell::new(Phase::WarmUp),
+            counts: RefCell::new(counts),
+            decided: Cell::default(),
+            settled: Cell::default(),
+        })
     }
 
     /// Nanoseconds since the run began.
@@ -90,6 +99,8 @@ impl Meter {
     /// A call that was due at `due` is answered at `now`: its decisions, or how many settlements were applied, and the bytes of its
     /// message.
     pub(super) fn on_answer(&self, now: u64, due: u64, verdicts: Verdicts, settled: u64, bytes: usize) {
+        self.decided.set(self.decided.get().and(verdicts));
+        self.settled.set(self.settled.get() + settled);
         if self.phase.get() == Phase::Measured {
             let counts = &mut *self.counts.borrow_mut();
             counts.latencies.saturating_record(now.saturating_sub(due));
@@ -131,6 +142,11 @@ impl Meter {
             load_so_far: after.load,
             server: after.server.zip(before.server).map(|(after, before)| after.saturating_sub(before)),
         })
+    }
+
+    /// Decisions and settlements from the beginning to now, whether they were measured or not.
+    pub(super) fn so_far(&self) -> (Verdicts, u64) {
+        (self.decided.get(), self.settled.get())
     }
 
     /// How many calls failed from the beginning to now, and the first error.

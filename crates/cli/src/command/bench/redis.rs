@@ -14,7 +14,19 @@ use super::meter::Meter;
 use crate::failure::Failure;
 use crate::target::Target;
 
-const SCRIPT: &str = "\
+/// As such scripts are mostly written: each counter is read, charged and given its minute.
+pub(super) const SCRIPT: &str = "\
+for i = 1, 3 do
+  if tonumber(redis.call('GET', KEYS[i]) or '0') + ARGV[i] > tonumber(ARGV[4]) then return 0 end
+end
+for i = 1, 3 do
+  redis.call('INCRBY', KEYS[i], ARGV[i])
+  redis.call('EXPIRE', KEYS[i], 60, 'NX')
+end
+return 1";
+
+/// With fewer commands: all counters are read at once, and only a new one is given its minute.
+pub(super) const LEAN_SCRIPT: &str = "\
 local used = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
 for i = 1, 3 do
   if (tonumber(used[i]) or 0) + ARGV[i] > tonumber(ARGV[4]) then return 0 end
@@ -46,8 +58,8 @@ struct Stream {
 }
 
 impl Link {
-    /// Connects and loads the script.
-    pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
+    /// Connects and loads `script`.
+    pub(super) async fn open(target: &Target, script: &str) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::Failed(format!("Redis at {target}: {error}"));
         let socket: Box<dyn ReadWrite> = match target {
             Target::Http(authority) => {
@@ -59,7 +71,7 @@ impl Link {
             Target::Https(_) => return Err(Failure::Usage("bench speaks to Redis without TLS".to_owned())),
         };
         let mut stream = Stream { socket, buffer: Vec::new(), read: 0 };
-        let load = command(&[b"SCRIPT", b"LOAD", SCRIPT.as_bytes()]);
+        let load = command(&[b"SCRIPT", b"LOAD", script.as_bytes()]);
         stream.socket.write_all(&load).await.map_err(failed)?;
         let length = stream.line().await.map_err(failed)?;
         if !length.starts_with(b"$") {

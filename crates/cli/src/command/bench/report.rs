@@ -4,35 +4,42 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::exchange::Verdicts;
 use super::meter::Measured;
 use crate::output::grouped;
 
 /// The figures of a run.
-pub(super) struct Report(pub(super) Measured);
+pub(super) struct Report {
+    /// While it was measured.
+    pub(super) measured: Measured,
+    /// Decisions and settlements of the whole run.
+    pub(super) whole: (Verdicts, u64),
+}
 
 impl Report {
     fn per_second(&self, times: u64) -> f64 {
-        times as f64 / self.0.took.as_secs_f64()
+        times as f64 / self.measured.took.as_secs_f64()
     }
 
     /// Microseconds of processor time for each call.
     fn of_each_call(&self, spent: Duration) -> Option<f64> {
-        let calls = self.0.counts.calls;
+        let calls = self.measured.counts.calls;
         (calls > 0).then(|| spent.as_secs_f64() * 1e6 / calls as f64)
     }
 
     fn latency_us(&self, quantile: f64) -> f64 {
-        self.0.counts.latencies.value_at_quantile(quantile) as f64 / 1e3
+        self.measured.counts.latencies.value_at_quantile(quantile) as f64 / 1e3
     }
 
     fn answer_bytes(&self, answers: u64) -> f64 {
-        self.0.counts.answer_bytes as f64 / answers.max(1) as f64
+        self.measured.counts.answer_bytes as f64 / answers.max(1) as f64
     }
 
     /// Everything, for programs.
     pub(super) fn json(&self) -> Value {
-        let Measured { counts, took, load, load_so_far, server } = &self.0;
+        let Measured { counts, took, load, load_so_far, server } = &self.measured;
         let decisions = counts.verdicts.count();
+        let (verdicts, settled) = self.whole;
         let share = |spent: &Duration| spent.as_secs_f64() / took.as_secs_f64();
         json!({
             "seconds": took.as_secs_f64(),
@@ -45,6 +52,7 @@ impl Report {
             "settled": counts.settled,
             "errors": counts.errors,
             "bytes_per_decision": self.answer_bytes(decisions),
+            "whole_run": { "allowed": verdicts.allowed, "denied": verdicts.denied, "settled": settled },
             "latency_us": { "p50": self.latency_us(0.5), "p99": self.latency_us(0.99), "p999": self.latency_us(0.999) },
             "load": {
                 "cpu_us_per_call": self.of_each_call(*load),
@@ -60,7 +68,7 @@ impl Report {
 
     /// The same for people.
     pub(super) fn text(&self) -> String {
-        let Measured { counts, took, load, server, .. } = &self.0;
+        let Measured { counts, took, load, server, .. } = &self.measured;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate, rounded for people")]
         let rate = |times| grouped(self.per_second(times).round() as u64);
         let verdicts = counts.verdicts;

@@ -45,7 +45,7 @@ impl Template {
         put_number(&mut lives, 1, ttl.as_secs());
         put_number(&mut lives, 2, ttl.subsec_nanos().into());
         put_bytes(&mut message, 7, &lives);
-        put_number(&mut message, 8, u64::from(view as i32 as u32));
+        put_number(&mut message, 8, view as u64);
         Self {
             message,
             account: account_end - keys::ACCOUNT_BYTES..account_end,
