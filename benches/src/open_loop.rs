@@ -15,11 +15,10 @@ use h2::client::SendRequest;
 use hdrhistogram::Histogram;
 use http::{Method, Request, Version};
 use prost::Message;
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use tidegate_cli::timer::Timer;
 use tidegate_core::time::Timestamp;
 use tidegate_proto::v1::{CheckAndReserveRequest, CheckAndReserveResponse, LimitKey, SettleRequest, SettleResponse};
 use tidegate_server::clock::Clock;
-use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet};
 
@@ -214,34 +213,4 @@ async fn unary<T: Message + Default>(
     }
     let message = answer.get(5..).ok_or_else(|| wrong(&"no message"))?;
     Ok((connection, T::decode(message).map_err(|error| wrong(&error))?))
-}
-
-/// A timer of the system, exact to some microseconds.
-struct Timer(AsyncFd<std::os::fd::OwnedFd>);
-
-impl Timer {
-    fn new() -> io::Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; this descriptor stays open for as long as it is watched"
-        )]
-        let watched = AsyncFd::new(timer)?;
-        Ok(Self(watched))
-    }
-
-    async fn sleep(&self, length: Duration) -> io::Result<()> {
-        // Zero would turn it off.
-        let it_value = Timespec::try_from(length.max(Duration::from_nanos(1))).map_err(io::Error::other)?;
-        let once = Itimerspec { it_interval: Timespec::default(), it_value };
-        rustix::time::timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
-        loop {
-            let mut ready = self.0.readable().await?;
-            let read = ready.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut [0_u8; 8])?));
-            if let Ok(read) = read {
-                return read.map(drop);
-            }
-        }
-    }
 }

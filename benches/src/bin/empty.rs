@@ -35,7 +35,7 @@ struct Arguments {
     vectored: bool,
 }
 
-/// Settings as in `tidegate_server::threads`.
+/// Settings as in `tidegate_server::http2`.
 fn router() -> Router {
     Server::builder()
         .max_concurrent_streams(256)

@@ -1,4 +1,4 @@
-//! The `tidegate` binary as a library: [`main`].
+//! The `tidegate` binary as a library: [`main`], and what studies of it share with it.
 //!
 //! `main` dispatches; each command is one file below `command`, and ends with an exit code or a `Failure`.
 #![forbid(unsafe_code)]
@@ -15,6 +15,7 @@ mod output;
 mod status;
 mod stopwatch;
 mod target;
+pub mod timer;
 mod words;
 
 use failure::Failure;

@@ -18,9 +18,10 @@
 //! | [`PRESSURE_FULL`] | FAILED_PRECONDITION | a bound on deployments that are reported on, or on their reporters, is reached | report fewer, or wait until others fall silent |
 //! | [`WATCH_TOO_WIDE`] | FAILED_PRECONDITION | more limit keys match than one watch may have | narrow its filters |
 //! | [`SHUTTING_DOWN`], [`TOO_BUSY`], [`REQUEST_ID_PENDING`], [`STORE_UNAVAILABLE`] | UNAVAILABLE | the call was not decided; `RetryInfo` has a wait | wait, then repeat it |
+//! | [`DEADLINE_PASSED`] | DEADLINE_EXCEEDED | the deadline that the caller set has passed | repeat it: it may have taken effect |
 //! | [`NOT_IMPLEMENTED`] | UNIMPLEMENTED | an RPC, view or option of a later version | upgrade the server |
 //!
-//! None of these calls changed anything.
+//! None of these calls changed anything, but for what the table says.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -93,6 +94,8 @@ reasons! {
     REQUEST_ID_PENDING;
     /// The store could not be asked, or its disk takes no writes.
     STORE_UNAVAILABLE;
+    /// The deadline that the caller set has passed.
+    DEADLINE_PASSED;
     /// An RPC, view or option of a later version.
     NOT_IMPLEMENTED;
 }
@@ -182,6 +185,13 @@ pub fn unavailable(reason: &'static str, message: impl Into<String>, retry_after
     let mut reason = Reason::of(reason);
     reason.details.set_retry_info(Some(retry_after));
     reason.status(Code::Unavailable, message)
+}
+
+/// DEADLINE_EXCEEDED [`DEADLINE_PASSED`]: the caller waits no longer.
+#[must_use]
+pub fn deadline_passed() -> Status {
+    Reason::of(DEADLINE_PASSED)
+        .status(Code::DeadlineExceeded, "the deadline of the call has passed; it may have taken effect")
 }
 
 /// UNIMPLEMENTED [`NOT_IMPLEMENTED`]: `what` (an RPC, a view, an option) comes with a later version.

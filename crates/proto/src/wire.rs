@@ -1,7 +1,6 @@
 //! The messages that come with each decision, read and written in place.
 //!
-//! The generated types own every string: of one decision with its headers that is 30 allocations and three copies of a kilobyte,
-//! more than the decision itself takes. Here names are borrowed from the bytes that came in, and the answer is written
+//! The generated types own every string, and an answer with its headers has twenty. Here names are borrowed from the bytes that came in, and the answer is written
 //! once, where it is sent from. Nothing else differs: [`mod@write`] makes the bytes that the generated types make, and what [`mod@read`]
 //! does not take is theirs to read, or to refuse.
 

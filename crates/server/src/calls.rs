@@ -86,7 +86,7 @@ where
 fn timeout(value: &HeaderValue) -> Option<Duration> {
     let value = value.to_str().ok().filter(|value| value.len() <= 9)?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    let amount: u64 = digits.parse().ok()?;
+    let amount: u64 = digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())??;
     Some(match unit {
         "H" => Duration::from_secs(amount * 3_600),
         "M" => Duration::from_secs(amount * 60),
@@ -153,7 +153,7 @@ where
             Progress::Running { call, .. } => match catch_unwind(AssertUnwindSafe(|| Pin::new(call).poll(cx))) {
                 Ok(Poll::Ready(answered)) => answered,
                 Ok(Poll::Pending) if this.deadline.poll(cx).is_pending() => return Poll::Pending,
-                Ok(Poll::Pending) => Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http()),
+                Ok(Poll::Pending) => Ok(error::deadline_passed().into_http()),
                 Err(panic) => Ok(internal(panic.as_ref()).into_http()),
             },
         };
@@ -201,4 +201,51 @@ impl Guard {
 pub(crate) fn internal(_: &(dyn Any + Send)) -> Status {
     let details = ErrorDetails::with_error_info("INTERNAL", error::DOMAIN, []);
     Status::with_error_details(Code::Internal, "tidegate failed to answer this call; it may have taken effect", details)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::services;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_at_the_deadline_of_its_caller() {
+        let metrics = Arc::new(Metrics::new(false, services::method_paths()));
+        let bounds = Bounds::default();
+        let guard = Arc::new(Guard { metrics, calls: None, message: services::limiter_message, bounds });
+        let call = |timeout| Call {
+            progress: Progress::Running { call: Box::pin(pending()), _place: None },
+            path: None,
+            deadline: Deadline::In(timeout),
+            guard: Arc::clone(&guard),
+        };
+        let began = tokio::time::Instant::now();
+        let Ok(response) = call(Some(Duration::from_millis(200))).await;
+        let status = Status::from_header_map(response.headers()).expect("an error");
+        assert_eq!((status.code(), began.elapsed().as_millis()), (Code::DeadlineExceeded, 200));
+        let details = status.get_details_error_info().expect("every error has ErrorInfo");
+        assert_eq!(details.reason, error::DEADLINE_PASSED);
+        let forever = tokio::time::timeout(Duration::from_secs(86_400), call(None)).await;
+        assert!(forever.is_err(), "who sets no deadline waits");
+    }
+
+    #[test]
+    fn a_deadline_is_up_to_eight_digits_and_a_unit() {
+        let of = |text: &str| timeout(&HeaderValue::from_str(text).expect("a header"));
+        for (text, span) in [
+            ("99999999H", Duration::from_secs(359_999_996_400)),
+            ("2M", Duration::from_secs(120)),
+            ("3S", Duration::from_secs(3)),
+            ("200m", Duration::from_millis(200)),
+            ("7u", Duration::from_micros(7)),
+            ("0n", Duration::ZERO),
+        ] {
+            assert_eq!(of(text), Some(span), "{text}");
+        }
+        for text in ["", "m", "5", "5s", "-5m", "+5m", "123456789m", "5\u{e9}"] {
+            assert_eq!(of(text), None, "{text}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ use tower::Service as _;
 use crate::config::Bounds;
 use crate::limiter::quick::Method;
 use crate::limiter::{Limiter, pipeline};
-use crate::reply::{self, Front as Looks, PREFIX_BYTES, Reply};
+use crate::reply::{self, PREFIX_BYTES, Prefix, Reply};
 use crate::services;
 
 /// The limiter's calls, by their paths. Clones share everything.
@@ -156,7 +156,7 @@ impl Reading {
                 None => break,
             }
         }
-        let Looks::Message(length) = reply::front(&self.read, self.most) else { return Poll::Ready(false) };
+        let Prefix::Message(length) = reply::prefix(&self.read, self.most) else { return Poll::Ready(false) };
         Poll::Ready(self.read.len() == length + PREFIX_BYTES)
     }
 

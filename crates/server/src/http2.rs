@@ -1,8 +1,7 @@
 //! One connection of gRPC: hyper's HTTP/2, told how much a peer may ask of it.
 //!
-//! tonic's own server stands on the same hyper. What it lays between costs a seventh of a call (a boxed body, a router and five
-//! layers for calls that go to one of five methods), and it makes a task of each call; here all calls that came in one packet are made one
-//! after the other, and their answers leave in one. `docs/performance.md` has the figures.
+//! tonic's own server stands on the same hyper. It lays a router, layers and a boxed body between, and makes a task of each call; here
+//! all calls that came in one packet are made one after the other, and their answers leave in one.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};

@@ -122,7 +122,7 @@ pub(crate) fn framed<T, E>(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)
 
 /// What stands at the front of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Front {
+pub(crate) enum Prefix {
     /// A message of so many bytes, behind its prefix.
     Message(usize),
     /// Part of one, or nothing.
@@ -134,13 +134,13 @@ pub(crate) enum Front {
 }
 
 /// Looks at what came of a body whose messages may have `most` bytes.
-pub(crate) fn front(body: &[u8], most: usize) -> Front {
-    let Some((&[flag, a, b, c, d], rest)) = body.split_first_chunk() else { return Front::Part };
+pub(crate) fn prefix(body: &[u8], most: usize) -> Prefix {
+    let Some((&[flag, a, b, c, d], rest)) = body.split_first_chunk() else { return Prefix::Part };
     let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
     match (flag, length) {
-        (0, length) if length > most => Front::TooLong(length),
-        (0, length) if length <= rest.len() => Front::Message(length),
-        (0, _) => Front::Part,
-        _ => Front::Compressed,
+        (0, length) if length > most => Prefix::TooLong(length),
+        (0, length) if length <= rest.len() => Prefix::Message(length),
+        (0, _) => Prefix::Part,
+        _ => Prefix::Compressed,
     }
 }

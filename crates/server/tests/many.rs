@@ -288,22 +288,38 @@ async fn a_stream_is_not_read_beyond_its_bound() {
 
 #[tokio::test]
 async fn a_panic_on_a_stream_ends_its_call_alone() {
-    let server = Running::start(Broken::new(), |settings| settings.threads = std::num::NonZeroUsize::MIN);
+    for broken in [Broken::new(), Broken::at_once()] {
+        let server = Running::start(broken, |settings| settings.threads = std::num::NonZeroUsize::MIN);
+        let mut stream = Stream::open(&server).await;
+        for (id, account) in [(1, "panics"), (2, "acme"), (3, "panics"), (4, "acme")] {
+            stream.check(id, account).await;
+        }
+        let mut answers = BTreeMap::new();
+        for _ in 0..4 {
+            let (id, answer) = stream.next().await;
+            answers.insert(id, answer);
+        }
+        for id in [1, 3] {
+            let Some(Answer::Error(error)) = answers.get(&id) else { panic!("{answers:?}") };
+            assert_eq!((error.code, error.reason.as_str()), (13, "INTERNAL"));
+            assert!(!error.message.contains("bug"), "the inside stays inside");
+        }
+        assert!([2, 4].iter().all(|id| matches!(answers[id], Answer::CheckAndReserve(_))), "{answers:?}");
+        server.join().await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_too_long_ends_its_stream_and_is_counted() {
+    let server = Running::memory(|settings| settings.bounds.limiter_message_bytes = 1_024);
     let mut stream = Stream::open(&server).await;
-    for (id, account) in [(1, "panics"), (2, "acme"), (3, "panics")] {
-        stream.check(id, account).await;
-    }
-    let mut answers = BTreeMap::new();
-    for _ in 0..3 {
-        let (id, answer) = stream.next().await;
-        answers.insert(id, answer);
-    }
-    for id in [1, 3] {
-        let Some(Answer::Error(error)) = answers.get(&id) else { panic!("{answers:?}") };
-        assert_eq!((error.code, error.reason.as_str()), (13, "INTERNAL"));
-        assert!(!error.message.contains("bug"), "the inside stays inside");
-    }
-    assert!(matches!(answers[&2], Answer::CheckAndReserve(_)));
+    stream.check(1, "acme").await;
+    stream.check(2, &"a".repeat(2_000)).await;
+    assert_eq!(stream.ids(1).await, [1]);
+    let end = timeout(PATIENCE, stream.answers.next()).await.expect("it ends").expect("a word").expect_err("not well");
+    assert_eq!(reason(&end), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+    let page = server.get("/metrics");
+    assert!(page.contains("tidegate_bound_reached_total{bound=\"limiter_message\"} 1"), "{page}");
     server.join().await;
 }
 

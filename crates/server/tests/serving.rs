@@ -210,19 +210,23 @@ async fn a_pressure_report_is_taken_whole_or_not_at_all_and_shows_on_the_page() 
 
 #[tokio::test]
 async fn a_panic_ends_its_call_and_nothing_else() {
-    let server = Running::start(Broken::new(), |settings| settings.threads = std::num::NonZeroUsize::MIN);
-    let mut limiter = server.limiter().await;
-    for _ in 0..3 {
-        let status = limiter.check_and_reserve(ask_of("panics")).await.expect_err("a bug");
-        assert_eq!(reason(&status), (Code::Internal, "INTERNAL".to_owned()));
-        assert!(!status.message().contains("bug"), "the inside stays inside: {status}");
+    for broken in [Broken::new(), Broken::at_once()] {
+        let server = Running::start(broken, |settings| settings.threads = std::num::NonZeroUsize::MIN);
+        let mut limiter = server.limiter().await;
+        for _ in 0..3 {
+            let status = limiter.check_and_reserve(ask_of("panics")).await.expect_err("a bug");
+            assert_eq!(reason(&status), (Code::Internal, "INTERNAL".to_owned()));
+            assert!(!status.message().contains("bug"), "the inside stays inside: {status}");
+            let next = limiter.check_and_reserve(ask()).await.expect("the next call is answered whole").into_inner();
+            assert_eq!((next.http_status, next.windows.len()), (200, 3));
+        }
+        let key = ask().key;
+        limiter.get_limits(tidegate_proto::v1::GetLimitsRequest { key }).await.expect("the thread lives on");
+        let row = "tidegate_rpc_errors_total{method=\"RateLimiterService/CheckAndReserve\",code=\"internal\"} 3";
+        let page = server.get("/metrics");
+        assert!(page.lines().any(|line| line == row), "{page}");
+        server.join().await;
     }
-    let key = ask().key;
-    limiter.get_limits(tidegate_proto::v1::GetLimitsRequest { key }).await.expect("the thread lives on");
-    let row = "tidegate_rpc_errors_total{method=\"RateLimiterService/CheckAndReserve\",code=\"internal\"} 3";
-    let page = server.get("/metrics");
-    assert!(page.lines().any(|line| line == row), "{page}");
-    server.join().await;
 }
 
 #[tokio::test]

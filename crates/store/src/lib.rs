@@ -44,8 +44,8 @@ pub trait Store: Send + Sync + 'static {
         request: &Request<'_>,
     ) -> impl Future<Output = Result<Reserved, ReserveError>> + Send;
 
-    /// The same where nothing has to be waited for; `None`: nothing was done, and [`Store::check_and_reserve`] is to be called. Callers
-    /// of many need no future for each.
+    /// The same where nothing has to be waited for; `None`: nothing was done, and [`Store::check_and_reserve`] is to be called. A store
+    /// says `None` always or never. Callers of many need no future for each.
     fn check_and_reserve_now(&self, now: Timestamp, request: &Request<'_>) -> Option<Result<Reserved, ReserveError>> {
         let _ = (now, request);
         None

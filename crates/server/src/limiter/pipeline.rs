@@ -31,7 +31,7 @@ use super::Limiter;
 use crate::calls::internal;
 use crate::connection::Place;
 use crate::metrics::ServerBound;
-use crate::reply::{self, Frames, Front, PREFIX_BYTES, framed};
+use crate::reply::{self, Frames, PREFIX_BYTES, Prefix, framed};
 
 /// The method.
 pub(crate) const PATH: &str = "/tidegate.v1.RateLimiterService/Pipeline";
@@ -121,11 +121,14 @@ impl<S: Store> Pipeline<S> {
         }
         let Calls::Open { body, read, stopping } = &mut self.calls else { return Next::Nothing };
         let ends = loop {
-            match reply::front(read, self.most) {
-                Front::Message(length) => return Next::Call(length),
-                Front::TooLong(length) => break Err(too_long(length, self.most)),
-                Front::Compressed => break Err(error::unimplemented("a compressed message")),
-                Front::Part => {}
+            match reply::prefix(read, self.most) {
+                Prefix::Message(length) => return Next::Call(length),
+                Prefix::TooLong(length) => {
+                    self.limiter.metrics.on_bound_reached(ServerBound::LimiterMessage);
+                    break Err(too_long(length, self.most));
+                }
+                Prefix::Compressed => break Err(error::unimplemented("a compressed message")),
+                Prefix::Part => {}
             }
             match Pin::new(&mut *body).poll_frame(cx).map_ok(Frame::into_data) {
                 Poll::Ready(Some(Ok(Ok(data)))) => read.extend_from_slice(&data),
@@ -152,12 +155,16 @@ impl<S: Store> Pipeline<S> {
             && let Some((call_id, call)) = PipelineCall::read(&read[..length])
         {
             let (limiter, out, method) = (&self.limiter, &mut self.out, method_of(&call));
+            let before = out.len();
             let made = catch_unwind(AssertUnwindSafe(|| answered_now(limiter, call_id, &call, out)));
             let failed = match made {
                 Ok(None) => None,
                 Ok(Some(made)) => Some(made.err()),
                 // It may have taken effect: it is not made again.
-                Err(panic) => Some(Some(internal(panic.as_ref()))),
+                Err(panic) => {
+                    self.out.truncate(before);
+                    Some(Some(internal(panic.as_ref())))
+                }
             };
             if let Some(failed) = failed {
                 read.advance(length);

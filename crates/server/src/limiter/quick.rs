@@ -52,6 +52,8 @@ impl<S: Store> Limiter<S> {
     /// The answer to `message`, laid out as the only one of a body.
     pub(crate) fn answer_alone(&self, method: Method, message: &[u8]) -> Option<Result<Bytes, Status>> {
         OUT.with_borrow_mut(|out| {
+            // Of a call that panicked.
+            out.clear();
             if out.capacity() < ANSWER_BYTES {
                 out.reserve(PIECE_BYTES);
             }

@@ -4,21 +4,18 @@
 //! Rejected: the runtime's own timers, which tick once a millisecond, so that many calls at a time queue behind each other, and what
 //! is measured is that queue.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
-use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
 use super::closed::Turns;
 use super::exchange::Exchange;
 use super::keys::Keys;
 use super::meter::Meter;
+use crate::timer::Timer;
 
 /// More calls in flight than this: the server does not keep up, and there is nothing to measure.
 const MOST_IN_FLIGHT: usize = 16_384;
@@ -64,34 +61,4 @@ pub(super) async fn run(
         due += next;
     }
     while calls.join_next().await.is_some() {}
-}
-
-/// A timer of the system, exact to some microseconds.
-struct Timer(AsyncFd<OwnedFd>);
-
-impl Timer {
-    fn new() -> io::Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; this descriptor stays open for as long as it is watched"
-        )]
-        let watched = AsyncFd::new(timer)?;
-        Ok(Self(watched))
-    }
-
-    async fn sleep(&self, length: Duration) -> io::Result<()> {
-        // Zero would turn it off.
-        let it_value = Timespec::try_from(length.max(Duration::from_nanos(1))).map_err(io::Error::other)?;
-        let once = Itimerspec { it_interval: Timespec::default(), it_value };
-        rustix::time::timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
-        loop {
-            let mut ready = self.0.readable().await?;
-            let read = ready.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut [0_u8; 8])?));
-            if let Ok(read) = read {
-                return read.map(drop);
-            }
-        }
-    }
 }
